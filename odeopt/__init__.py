@@ -1,0 +1,32 @@
+"""Optimizers as dissipative dynamical systems, with step control that preserves their dissipation."""
+
+from ._controller import AbstractController as AbstractController
+from ._controller import ConstantStep as ConstantStep
+from ._controller import LyapunovControl as LyapunovControl
+from ._flow import AbstractFlow as AbstractFlow
+from ._flow import Adam as Adam
+from ._flow import GradientFlow as GradientFlow
+from ._flow import HeavyBall as HeavyBall
+from ._flow import State as State
+from ._minimise import minimise as minimise
+from ._objective import AbstractObjective as AbstractObjective
+from ._objective import Objective as Objective
+from ._objective import Oracle as Oracle
+from ._results import RESULTS as RESULTS
+from ._scheme import RK4 as RK4
+from ._scheme import AbstractScheme as AbstractScheme
+from ._scheme import Bosh3 as Bosh3
+from ._scheme import Dopri5 as Dopri5
+from ._scheme import Euler as Euler
+from ._scheme import ExplicitRK as ExplicitRK
+from ._scheme import ExponentialEuler as ExponentialEuler
+from ._scheme import Heun as Heun
+from ._scheme import Midpoint as Midpoint
+from ._scheme import Ralston as Ralston
+from ._scheme import SemiImplicitEuler as SemiImplicitEuler
+from ._scheme import Trial as Trial
+from ._scheme import Tsit5 as Tsit5
+from ._solution import History as History
+from ._solution import Solution as Solution
+from ._solver import Solver as Solver
+from ._stop import Stop as Stop

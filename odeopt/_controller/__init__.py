@@ -1,0 +1,4 @@
+from .base import AbstractController as AbstractController
+from .base import Attempt as Attempt
+from .constant import ConstantStep as ConstantStep
+from .lyapunov import LyapunovControl as LyapunovControl

@@ -1,0 +1,126 @@
+"""What a flow is: a vector field, an energy, and what may be said about them."""
+
+import abc
+from typing import TYPE_CHECKING, ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+import optimistix as optx
+from jaxtyping import Array, PyTree
+
+from .._objective.oracle import Oracle
+from .._tree import vdot
+from .dissipation import automatic_dissipation
+
+if TYPE_CHECKING:
+    from .._controller.base import AbstractController
+    from .._scheme.base import AbstractScheme
+
+
+class State(eqx.Module):
+    """The state of a flow.
+
+    **Attributes:**
+
+    - `position`: the parameters; always the answer that is handed to the user.
+    - `memory`: velocity, moments, ... in any structure; `None` when there is none.
+    """
+
+    position: PyTree
+    memory: PyTree = None
+
+
+class AbstractFlow(eqx.Module):
+    r"""An optimizer in continuous time: \(y' = F(t, y)\) with an energy \(V(t, y)\) that the flow never raises.
+
+    A new flow writes `init`, `vector_field` and `energy`; everything else has a default. In those methods `oracle`
+    gives `oracle.value`, `oracle.gradient` and `oracle.hvp(v)` of the objective at `state.position`, each evaluated
+    only if it is read, and `oracle.at(point)` the same at another point.
+
+    **Class attributes:** `certificate`: what is claimed of the energy: `"lyapunov"` (never rises, for any objective
+    bounded below), `"convex_only"` or `"balance_law"` (rate known, sign not).
+
+    !!! example "Heavy ball in ten lines"
+
+        ```python
+        class MyHeavyBall(odeopt.AbstractFlow):
+            friction: float = 1.0
+
+            def init(self, params):
+                return odeopt.State(params, jax.tree.map(jnp.zeros_like, params))
+
+            def vector_field(self, t, state, oracle):
+                force = jax.tree.map(lambda v, g: -self.friction * v - g, state.memory, oracle.gradient)
+                return odeopt.State(state.memory, force)
+
+            def energy(self, t, state, oracle):
+                return oracle.value + 0.5 * optax.tree.vdot(state.memory, state.memory)
+        ```
+    """
+
+    certificate: ClassVar[str] = "lyapunov"
+
+    @abc.abstractmethod
+    def init(self, params: PyTree) -> State:
+        """The state at the start, from the parameters."""
+
+    @abc.abstractmethod
+    def vector_field(self, t: Array, state: State, oracle: Oracle) -> State:
+        """The time derivative of position and memory, in the structure of `state`."""
+
+    @abc.abstractmethod
+    def energy(self, t: Array, state: State, oracle: Oracle) -> Array:
+        """The Lyapunov function \\(V\\), a scalar in the unit of the objective's value (or any other)."""
+
+    def calibrate(self, state: State, oracle: Oracle) -> "AbstractFlow":
+        """The flow with the scales set that its constructor left open, from what it sees at the start."""
+        return self
+
+    def dissipation(self, t: Array, state: State, oracle: Oracle) -> Array:
+        r"""\(dV/dt\) along the flow, at most zero; by automatic differentiation unless overridden."""
+        return automatic_dissipation(self, t, state, oracle)
+
+    def jump(self, t: Array, before: State, after: State, oracle_before: Oracle, oracle_after: Oracle) -> PyTree:
+        """The new memory after an accepted step; the loop undoes it if it would raise the energy."""
+        return after.memory
+
+    def kinetic_energy(self, t: Array, state: State) -> Array:
+        """The part of the energy that the memory holds; zero by default."""
+        return jnp.zeros(())
+
+    def decay(self, t: Array, state: State) -> PyTree:
+        """Rates of linear damping of the memory (a prefix of its structure, `None` for no damping).
+
+        A memory that obeys \\(m' = -r m + \\ldots\\) is damped exactly by exponential schemes if its rate
+        \\(r\\) is given here.
+        """
+        return None
+
+    def stationarity(self, t: Array, state: State, oracle: Oracle, norm=optx.two_norm) -> Array:
+        """What goes to zero at a solution: by default the norm of the gradient."""
+        return norm(oracle.gradient)
+
+    def unit_of_time(self, state: State, oracle: Oracle) -> Array:
+        r"""A time in which the state changes by something like its own size, in the flow's unit of time.
+
+        Step sizes that the user leaves open are set relative to it. By default \(|x| / |x'|\) at the start (1 for
+        \(|x|\) where the start is zero), and 1 where the flow starts at rest.
+        """
+        velocity = self.vector_field(jnp.zeros_like(oracle.value), state, oracle).position
+        length = jnp.sqrt(vdot(state.position, state.position))
+        speed = jnp.sqrt(vdot(velocity, velocity))
+        length = jnp.where(length > 0, length, 1.0)
+        return jnp.where(speed > 0, length / jnp.where(speed > 0, speed, 1.0), 1.0)
+
+    def recommended(self) -> "tuple[AbstractScheme, AbstractController]":
+        """The scheme and the controller that a solver takes where the user names none."""
+        # Imported here, because schemes and controllers stand above flows: a flow only recommends them.
+        from .._controller.lyapunov import LyapunovControl
+        from .._scheme.semi_implicit import SemiImplicitEuler
+
+        return SemiImplicitEuler(), LyapunovControl()
+
+
+def overrides(flow: AbstractFlow, method: str) -> bool:
+    """Whether a flow has its own version of an optional method."""
+    return getattr(type(flow), method) is not getattr(AbstractFlow, method)

@@ -1,0 +1,154 @@
+"""Minimise a function: the loop compiled as a whole."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from ._check import check_declaration
+from ._loop import advance
+from ._objective import PartialObjective, as_objective, check_scalar_value
+from ._parameters import merge_parameters, split_parameters
+from ._record import empty_record
+from ._results import EXPECTED, RESULTS, RUNNING, code, from_code
+from ._run import COUNTS, Problem, Run, best_point, resume, start
+from ._solution import Solution, SolverState, history_of
+from ._solver import Solver
+from ._stop import Stop
+
+HISTORIES = ("scalars", "states", None)
+
+
+def minimise(
+    fn,
+    solver: Solver,
+    y0: PyTree,
+    args: PyTree = None,
+    *,
+    has_aux: bool = False,
+    stop: Stop | None = None,
+    max_steps: int = 10_000,
+    state: SolverState | None = None,
+    history: str | None = "scalars",
+    progress=None,
+    throw: bool = True,
+) -> Solution:
+    r"""Follow a flow downhill from `y0` until a stopping criterion is met.
+
+    Works under `jit`, `vmap` (each lane has its own result; a failing lane harms no other) and for any pytree of
+    floating-point parameters, Equinox models included. One iteration is one trial step; a rejected trial costs one
+    forward pass.
+
+    **Arguments:**
+
+    - `fn`: `fn(y, args) -> scalar`, or an objective such as `odeopt.Objective`.
+    - `solver`: an `odeopt.Solver`.
+    - `y0`: the start.
+    - `args`: handed to `fn`; data belong here.
+    - `has_aux`: whether `fn` returns `(scalar, aux)`.
+    - `stop`: an `odeopt.Stop`; default `Stop(gradient_norm=1e-6)`.
+    - `max_steps`: the largest number of trials of this call.
+    - `state`: the state of an earlier solution, to go on bit for bit; `y0` then gives only the structure, and the
+        solver that of the state.
+    - `history`: `"scalars"`, `"states"` (positions and memory too) or `None`; arrays are padded to `max_steps`.
+    - `progress`: a progress meter of diffrax, or `None`.
+    - `throw`: whether to raise where the run ends in another way than the stopping criteria say.
+
+    **Returns:** a `Solution`; its value is the best point met.
+
+    **Raises:** `TypeError` or `ValueError` for arguments that cannot work, before anything is compiled;
+    `RuntimeError` with the reason if `throw` and the run failed.
+
+    !!! example
+
+        ```python
+        import jax.numpy as jnp, odeopt
+
+        rosenbrock = lambda y, _: (1 - y[0]) ** 2 + 100 * (y[1] - y[0] ** 2) ** 2
+        solution = odeopt.minimise(rosenbrock, odeopt.Solver(odeopt.HeavyBall()), jnp.array([-1.0, 1.0]))
+        ```
+    """
+    if not isinstance(solver, Solver):
+        raise TypeError(
+            f"solver must be an odeopt.Solver; got {type(solver).__name__}. Write odeopt.Solver(odeopt.Adam()), say."
+        )
+    if history not in HISTORIES:
+        raise ValueError(f"history={history!r}: expected 'scalars', 'states' or None.")
+    if not isinstance(max_steps, int) or max_steps < 0:
+        raise ValueError(f"max_steps={max_steps!r}: expected a whole number >= 0.")
+    problem, parameters = prepare(fn, args, has_aux, solver, y0, Stop(gradient_norm=1e-6) if stop is None else stop)
+    if state is not None:
+        problem = continued(problem, parameters, state)
+    run = None if state is None else state.run
+    solution = _minimise(problem, parameters, run, max_steps, history, progress)
+    return _raise_on_failure(solution) if throw else solution
+
+
+def prepare(fn, args, has_aux: bool, solver: Solver, y0: PyTree, stop: Stop) -> tuple[Problem, PyTree]:
+    """The problem and the trained leaves, checked abstractly."""
+    objective = as_objective(fn, args, has_aux)
+    parameters, frozen = split_parameters(y0)
+    problem = Problem(PartialObjective(objective, frozen), solver, stop)
+    value = check_scalar_value(problem.objective, parameters)
+    check_declaration(problem, parameters, value)
+    return problem, parameters
+
+
+def continued(problem: Problem, parameters: PyTree, state: SolverState) -> Problem:
+    """The problem with the solver of an earlier run.
+
+    **Raises:** `ValueError` if the earlier run had another solver or other parameters.
+    """
+    if not isinstance(state, SolverState):
+        raise TypeError(f"state must be the state of an earlier solution (solution.state); got {type(state).__name__}.")
+    for part in ("flow", "scheme", "controller"):
+        earlier, given = type(getattr(state.solver, part)), type(getattr(problem.solver, part))
+        if earlier is not given:
+            raise ValueError(
+                f"state comes from a run with {part} {earlier.__name__}, but solver has {given.__name__}. Pass the "
+                "same solver, or start anew with y0=solution.value and without state."
+            )
+    shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree) for tree in (state.run.snapshot.state.position, parameters)]
+    if jax.tree.structure(shapes[0]) != jax.tree.structure(shapes[1]) or shapes[0] != shapes[1]:
+        raise ValueError("state comes from a run with other parameters than y0 (structure, shapes or dtypes differ).")
+    return Problem(problem.objective, state.solver, problem.stop)
+
+
+@eqx.filter_jit
+def _minimise(problem: Problem, parameters: PyTree, run: Run | None, max_steps: int, history, progress) -> Solution:
+    if run is None:
+        problem, run = start(problem, parameters)
+    else:
+        run = resume(problem, run)
+    record = None if history is None else empty_record(run, max_steps, history == "states")
+    run, record = advance(problem, run, record, max_steps, progress)
+    return conclude(problem, run, None if record is None else history_of(record))
+
+
+def conclude(problem: Problem, run: Run, history) -> Solution:
+    """The solution of a run that has ended, or that has used up its trials."""
+    loss, position = best_point(run)
+    objective = problem.objective
+    aux = objective.auxiliary(position)
+    counts = {name: run.counts[index] for index, name in enumerate(COUNTS)}
+    return Solution(
+        value=merge_parameters(position, objective.frozen),
+        loss=loss,
+        result=from_code(jnp.where(run.result == RUNNING, code(RESULTS.max_steps_reached), run.result)),
+        stats=counts | {"cost": counts["values"] + 2 * counts["gradients"]},
+        history=history,
+        state=SolverState(run, problem.solver),
+        aux=aux,
+    )
+
+
+def _raise_on_failure(solution: Solution) -> Solution:
+    """The solution itself, or an error if the run ended in a way that the stopping criteria do not name."""
+    codes = solution.result._value
+    failed = ~jnp.isin(codes, jnp.asarray(EXPECTED))
+    if isinstance(codes, jax.core.Tracer):
+        return solution.result.error_if(solution, failed)
+    if bool(np.any(failed)):
+        raise RuntimeError(f"{solution.describe()} Pass throw=False to get the best point instead of this error.")
+    return solution

@@ -1,0 +1,9 @@
+from .objective import AbstractObjective as AbstractObjective
+from .objective import Objective as Objective
+from .objective import PartialObjective as PartialObjective
+from .objective import as_objective as as_objective
+from .objective import check_scalar_value as check_scalar_value
+from .oracle import Oracle as Oracle
+from .oracle import Tally as Tally
+from .oracle import directional_change as directional_change
+from .oracle import reads as reads

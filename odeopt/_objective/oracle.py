@@ -1,0 +1,171 @@
+"""The objective's information at one point, computed only when asked for."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from .._tree import vdot
+from .objective import AbstractObjective
+
+
+class Tally:
+    """How many passes over the objective were traced; the loop turns it into run-time counts.
+
+    `values` counts every forward pass, those inside gradient passes included; `gradients` every backward pass.
+    """
+
+    def __init__(self):
+        self.values = 0
+        self.gradients = 0
+
+
+class Oracle:
+    """Value, gradient and curvature products of an objective at one point.
+
+    Every quantity is evaluated at most once, and only if it is read. An oracle belongs to the trace that created
+    it: it must not outlive the branch of a `lax.cond` in which it was made.
+    """
+
+    def __init__(
+        self,
+        objective: AbstractObjective,
+        point: PyTree,
+        tally: Tally,
+        value: Array | None = None,
+        gradient: PyTree | None = None,
+    ):
+        self._objective = objective
+        self._tally = tally
+        self._value = value
+        self._gradient = gradient
+        self._pullback = None
+        self.point = point
+
+    @property
+    def value(self) -> Array:
+        """The objective at the point, a scalar."""
+        if self._value is None:
+            self._tally.values += 1
+            if self._objective.evaluation == "linearised":
+                self._value, self._pullback = jax.vjp(self._objective.value, self.point)
+            else:
+                self._value = self._objective.value(self.point)
+        return self._value
+
+    @property
+    def gradient(self) -> PyTree:
+        """The gradient at the point, in the structure of the parameters."""
+        if self._gradient is None:
+            value = self.value
+            if self._pullback is None:
+                self._tally.values += 1
+                value, pullback = jax.vjp(self._objective.value, self.point)
+            else:
+                pullback = self._pullback
+            self._tally.gradients += 1
+            (self._gradient,) = pullback(jnp.ones_like(value))
+        return self._gradient
+
+    def hvp(self, vector: PyTree) -> PyTree:
+        """The Hessian at the point times `vector`, which has the structure of the parameters."""
+        # Forward over reverse runs the forward and the backward pass and the tangent of each.
+        self._tally.values += 2
+        self._tally.gradients += 2
+        gradient = jax.grad(self._objective.value)
+        return jax.jvp(gradient, (self.point,), (vector,))[1]
+
+    def at(self, point: PyTree) -> "Oracle":
+        """The oracle at another point than the position of the state."""
+        return Oracle(self._objective, point, self._tally)
+
+    def fork(self, tally: Tally) -> "Oracle":
+        """A copy that knows what this one knows, for use inside a branch; what it learns stays there."""
+        copy = Oracle(self._objective, self.point, tally, self._value, self._gradient)
+        copy._pullback = self._pullback
+        return copy
+
+    def with_value(self, value: Array) -> "Oracle":
+        """The same oracle with another value in place of the objective's own."""
+        return _Substitute(self, self.point, value, None)
+
+    def with_inputs(self, point: PyTree, value: Array, gradient: PyTree | None) -> "Oracle":
+        """An oracle whose value and gradient are given numbers (of a tangent computation, say)."""
+        return _Substitute(self, point, value, gradient)
+
+
+class _Substitute(Oracle):
+    """An oracle with numbers put in place of the objective's own; what is not given comes from the original."""
+
+    def __init__(self, original: Oracle, point: PyTree, value: Array, gradient: PyTree | None):
+        super().__init__(original._objective, point, original._tally, value, gradient)
+        self._original = original
+
+    @property
+    def gradient(self) -> PyTree:
+        return self._original.gradient if self._gradient is None else self._gradient
+
+
+class Recorder(Oracle):
+    """Stands in for an oracle in an abstract trace and notes what was read."""
+
+    def __init__(self, point: PyTree, value: Array):
+        self.point = point
+        self._stand_in = value
+        self.read: set[str] = set()
+
+    @property
+    def value(self) -> Array:
+        self.read.add("value")
+        return self._stand_in
+
+    @property
+    def gradient(self) -> PyTree:
+        self.read.add("gradient")
+        return self.point
+
+    def hvp(self, vector: PyTree) -> PyTree:
+        self.read.add("hvp")
+        return vector
+
+    def at(self, point: PyTree) -> Oracle:
+        self.read.add("elsewhere")
+        return self
+
+    def with_value(self, value: Array) -> Oracle:
+        return self
+
+    def with_inputs(self, point: PyTree, value: Array, gradient: PyTree | None) -> Oracle:
+        return self
+
+
+def reads(method, t: Array, state, value: Array) -> frozenset[str]:
+    """What `method(t, state, oracle)` asks of the oracle, found by an abstract trace.
+
+    **Arguments:** `method`: a method of a flow; `t`, `state`, `value`: arrays or shapes of the time, the state and
+    the objective's value.
+
+    **Returns:** a subset of `{"value", "gradient", "hvp", "elsewhere"}`.
+    """
+    recorders = []
+
+    def traced(t, state, value):
+        recorder = Recorder(state.position, value)
+        recorders.append(recorder)
+        return method(t, state, recorder)
+
+    eqx.filter_eval_shape(traced, t, state, value)
+    return frozenset(recorders[-1].read)
+
+
+def directional_change(before: Oracle, after: Oracle, displacement: PyTree) -> Array:
+    r"""The change of the objective between two points, from gradients alone.
+
+    \[ f(x^+) - f(x) \approx \tfrac12 \langle \nabla f(x) + \nabla f(x^+),\, x^+ - x \rangle \]
+
+    Exact for quadratic functions, third order otherwise, and free of the cancellation that the difference of two
+    nearly equal values suffers. (Hager and Zhang, 2005, A new conjugate gradient method with guaranteed descent and
+    an efficient line search.)
+    """
+    half = jax.tree.map(lambda a, b: 0.5 * (a + b), before.gradient, after.gradient)
+    return vdot(half, displacement)

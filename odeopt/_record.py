@@ -1,0 +1,57 @@
+"""The history of a run while it is being written."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ._flow.base import State
+from ._run import Run
+from ._snapshot import Snapshot
+
+# What is kept of every accepted step, in the order of the columns.
+COLUMNS = ("t", "step_size", "loss", "energy", "dissipation", "gradient_norm", "rejections")
+
+
+class Record(eqx.Module):
+    """One row for each accepted step, NaN where there is none.
+
+    One array for all columns, because a write inside a compiled loop costs the same for one number and for seven.
+    """
+
+    length: Array
+    rows: Array
+    states: State | None
+
+
+def empty_record(run: Run, rows: int, keep_states: bool) -> Record:
+    """A history with room for `rows` accepted steps."""
+    states = None
+    if keep_states:
+        states = jax.tree.map(lambda leaf: jnp.full((rows, *leaf.shape), jnp.nan, leaf.dtype), run.snapshot.state)
+    return Record(jnp.asarray(0, jnp.int32), jnp.full((rows, len(COLUMNS)), jnp.nan, run.t.dtype), states)
+
+
+def write(record: Record, accepted: Array, t: Array, step_size: Array, after: Snapshot, rejections: Array) -> Record:
+    """The history after a trial. The row behind the last accepted step is NaN again after a rejection."""
+    row = jnp.stack(
+        [
+            t,
+            step_size,
+            after.value,
+            after.energy,
+            after.dissipation,
+            after.stationarity,
+            rejections.astype(t.dtype),
+        ]
+    )
+
+    def put(rows, new):
+        new = jnp.where(accepted, new, jnp.nan).astype(rows.dtype)
+        return jax.lax.dynamic_update_index_in_dim(rows, new, record.length, 0)
+
+    return Record(
+        length=record.length + accepted.astype(jnp.int32),
+        rows=put(record.rows, row),
+        states=None if record.states is None else jax.tree.map(put, record.states, after.state),
+    )

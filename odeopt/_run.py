@@ -1,0 +1,160 @@
+"""A run: everything that the next trial depends on, from its first moment to its best point."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from ._flow.base import State
+from ._objective import AbstractObjective, Oracle, Tally, reads
+from ._results import RESULTS, code
+from ._snapshot import EnergySplit, Snapshot, split_energy, stationarity
+from ._solver import Solver
+from ._stop import Monitor, Stop, start_monitor, verdict
+from ._tree import cast_floating, select
+
+# What is counted along a run, in the order in which it is kept.
+COUNTS = ("accepted", "rejected", "values", "gradients", "gradient_tests", "gradient_test_rejections")
+
+class Best(eqx.Module):
+    """The best point that the run has left behind."""
+
+    value: Array
+    position: PyTree
+
+
+class Run(eqx.Module):
+    """Everything that the next trial depends on: carried by the loop, and enough to go on another day."""
+
+    t: Array
+    snapshot: Snapshot
+    controller: Any
+    rejections: Array  # since the last accepted step
+    monitor: Monitor
+    best: Best | None  # None where the point that the run stands at is always the best
+    counts: Array
+    result: Array
+
+
+class Problem(eqx.Module):
+    """What stays the same along a run."""
+
+    objective: AbstractObjective
+    solver: Solver
+    stop: Stop
+
+def rounding_unit(loss_dtype, position: PyTree) -> float:
+    """The unit of rounding of the coarsest type that the loss is computed in."""
+    dtypes = [loss_dtype, *(leaf.dtype for leaf in jax.tree.leaves(position))]
+    return max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
+
+
+def run_dtype(value_dtype, position: PyTree):
+    """The dtype of all scalars of a run: that of the loss and the parameters, at least float32."""
+    return jnp.result_type(value_dtype, jnp.float32, *jax.tree.leaves(position))
+
+
+def start(problem: Problem, position: PyTree) -> tuple[Problem, Run]:
+    """The calibrated problem and the run before its first trial.
+
+    **Arguments:** `problem`: with an uncalibrated solver; `position`: the trained leaves.
+    """
+    tally = Tally()
+    oracle = Oracle(problem.objective, position, tally)
+    dtype = run_dtype(oracle.value.dtype, position)
+    solver = cast_floating(problem.solver, dtype)
+    stop = cast_floating(problem.stop, dtype)
+    state = solver.flow.init(position)
+    state = jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), state)
+    flow = cast_floating(solver.flow.calibrate(state, oracle), dtype)
+    controller = solver.controller
+    step_size = controller.initial_step_size
+    if step_size is None:
+        # A hundredth: short enough that the first trial is rarely far off, and the growth until the first rejection
+        # makes up for the rest in a few trials (benchmarks/core.py, table "initial step size").
+        step_size = 0.01 * flow.unit_of_time(state, oracle)
+    solver = Solver(flow, solver.scheme, controller)
+    problem = Problem(problem.objective, solver, stop)
+    t = jnp.zeros((), dtype)
+    snapshot = measure(problem, t, state, oracle, None, None, None)
+    controller_state = controller.init(jnp.asarray(step_size, dtype))
+    monitor = start_monitor(
+        snapshot.value, snapshot.stationarity, snapshot.kinetic, controller.step_size(controller_state)
+    )
+    keeps_best = not (
+        controller.monotone
+        and not jax.tree.leaves(state.memory)
+        and reads(flow.energy, t, state, oracle.value) == {"value"}
+    )
+    counts = jnp.asarray([0, 0, tally.values, tally.gradients, 0, 0], jnp.int32)
+    finite = jnp.isfinite(snapshot.value) & jnp.isfinite(snapshot.energy)
+    smooth = jnp.isfinite(snapshot.dissipation) & jnp.isfinite(snapshot.stationarity)
+    result = verdict(
+        stop, monitor, snapshot.value, snapshot.stationarity, snapshot.kinetic, cost(counts).astype(dtype)
+    )
+    result = jnp.where(smooth, result, code(RESULTS.nonfinite_dissipation))
+    result = jnp.where(finite, result, code(RESULTS.nonfinite_start))
+    run = Run(
+        t=t,
+        snapshot=snapshot,
+        controller=controller_state,
+        rejections=jnp.asarray(0, jnp.int32),
+        monitor=monitor,
+        best=Best(jnp.full_like(snapshot.value, jnp.inf), position) if keeps_best else None,
+        counts=counts,
+        result=result.astype(jnp.int32),
+    )
+    return problem, run
+
+
+def resume(problem: Problem, run: Run) -> Run:
+    """A run that had stopped, judged anew by the stopping criteria of `problem`."""
+    snapshot = run.snapshot
+    result = verdict(
+        problem.stop,
+        run.monitor,
+        snapshot.value,
+        snapshot.stationarity,
+        snapshot.kinetic,
+        cost(run.counts).astype(run.t.dtype),
+    )
+    return eqx.tree_at(lambda r: r.result, run, result)
+
+
+def best_point(run: Run) -> tuple[Array, PyTree]:
+    """The lowest loss of the run and where it was found."""
+    value, position = run.snapshot.value, run.snapshot.state.position
+    if run.best is None:
+        return value, position
+    # Not (value > best): the value at the start may be NaN, and then nothing better is known.
+    here = ~(value > run.best.value)
+    return jnp.where(here, value, run.best.value), select(here, position, run.best.position)
+
+
+def cost(counts: Array) -> Array:
+    """Forward pass 1, backward pass 2."""
+    return counts[COUNTS.index("values")] + 2 * counts[COUNTS.index("gradients")]
+
+
+def measure(
+    problem: Problem,
+    t: Array,
+    state: State,
+    oracle: Oracle,
+    split: EnergySplit | None,
+    dissipation: Array | None,
+    kinetic: Array | None,
+) -> Snapshot:
+    """The snapshot at a point; what is known already is not computed again."""
+    flow, dtype = problem.solver.flow, t.dtype
+    return Snapshot(
+        state=state,
+        value=oracle.value.astype(dtype),
+        gradient=oracle.gradient,
+        split=split_energy(flow, t, state, oracle, dtype) if split is None else split,
+        dissipation=flow.dissipation(t, state, oracle).astype(dtype) if dissipation is None else dissipation,
+        stationarity=stationarity(flow, problem.stop, t, state, oracle, dtype),
+        kinetic=flow.kinetic_energy(t, state).astype(dtype) if kinetic is None else kinetic,
+    )

@@ -1,0 +1,13 @@
+from .base import AbstractScheme as AbstractScheme
+from .base import Trial as Trial
+from .explicit_rk import ExplicitRK as ExplicitRK
+from .exponential import ExponentialEuler as ExponentialEuler
+from .semi_implicit import SemiImplicitEuler as SemiImplicitEuler
+from .tableaus import RK4 as RK4
+from .tableaus import Bosh3 as Bosh3
+from .tableaus import Dopri5 as Dopri5
+from .tableaus import Euler as Euler
+from .tableaus import Heun as Heun
+from .tableaus import Midpoint as Midpoint
+from .tableaus import Ralston as Ralston
+from .tableaus import Tsit5 as Tsit5

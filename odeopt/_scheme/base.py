@@ -1,0 +1,47 @@
+"""One step of length h of a flow."""
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import equinox as eqx
+from jaxtyping import Array
+
+from .._flow.base import AbstractFlow, State
+from .._objective.oracle import Oracle
+
+
+@dataclass
+class Trial:
+    """What a scheme hands back. It lives in one trace only and is no pytree.
+
+    **Attributes:**
+
+    - `state`: the state after the step.
+    - `oracle`: the objective at its position; already evaluated where the scheme needed it.
+    - `error`: a function that gives the local error estimate as a `State`; `None` where the scheme has none.
+    - `quadrature`: a function that gives the mean of dV/dt over the stages, with the scheme's own weights; `None`
+        where the scheme has none. (Functions, because neither is computed unless somebody asks.)
+    """
+
+    state: State
+    oracle: Oracle
+    error: Callable[[], State] | None = None
+    quadrature: Callable[[], Array] | None = None
+
+
+class AbstractScheme(eqx.Module):
+    """A one-step method.
+
+    **Class attributes:** `order`: of convergence on smooth flows; `gradients_per_step`: how many gradients an
+    accepted step costs, the one at the current point included.
+    """
+
+    order: eqx.AbstractClassVar[int]
+    gradients_per_step: eqx.AbstractClassVar[int]
+    has_quadrature: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def step(self, flow: AbstractFlow, t: Array, step_size: Array, state: State, oracle: Oracle) -> Trial:
+        """One step from `(t, state)`; `oracle` holds the objective at `state.position`, evaluated already."""

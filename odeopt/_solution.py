@@ -1,0 +1,86 @@
+"""What a run hands back."""
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from ._flow.base import State
+from ._record import COLUMNS, Record
+from ._results import Result
+from ._run import Run
+from ._solver import Solver
+
+
+class History(eqx.Module):
+    """What happened at the accepted steps; rows behind the last one are NaN.
+
+    **Attributes** (arrays over accepted steps): `t`, `step_size`, `loss`, `energy`, `dissipation`, `gradient_norm`
+    at the end of the step, and `rejections`, the trials rejected before it. `position` and `memory` (pytrees with a
+    leading axis) where states are kept, otherwise `None`.
+    """
+
+    t: Array
+    step_size: Array
+    loss: Array
+    energy: Array
+    dissipation: Array
+    gradient_norm: Array
+    rejections: Array
+    position: PyTree = None
+    memory: PyTree = None
+
+    def trimmed(self) -> "History":
+        """The rows that were written, as NumPy arrays; for a single run outside `jit` and `vmap`."""
+        length = int(np.sum(~np.isnan(np.asarray(self.t))))
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[:length], self)
+
+
+def history_of(record: Record) -> History:
+    """The history as the user sees it."""
+    columns = {name: record.rows[:, index] for index, name in enumerate(COLUMNS)}
+    states = State(None, None) if record.states is None else record.states
+    return History(**columns, position=states.position, memory=states.memory)
+
+
+class SolverState(eqx.Module):
+    """Everything needed to go on: the run, and the solver with its scales set."""
+
+    run: Run
+    solver: Solver
+
+
+class Solution(eqx.Module):
+    """The outcome of `minimise` and `train`.
+
+    **Attributes:**
+
+    - `value`: the best parameters found, of the type of `y0`.
+    - `loss`: the objective there.
+    - `result`: a member of `odeopt.RESULTS`; `str(solution.result)` is a sentence.
+    - `stats`: a dict of integers: `accepted`, `rejected`, `values` (forward passes, those inside gradient passes
+        included), `gradients` (backward passes), `cost` (`values + 2 * gradients`), `gradient_tests` (decisions taken
+        from gradients because the loss did not resolve them) and `gradient_test_rejections`. They count the whole
+        run, also where it was continued.
+    - `history`: a `History`, or `None`.
+    - `state`: `minimise(..., state=solution.state)` goes on from here, bit for bit.
+    - `aux`: what the objective returned beside its value at the best point.
+    """
+
+    value: PyTree
+    loss: Array
+    result: Result
+    stats: dict[str, Array]
+    history: History | None
+    state: SolverState
+    aux: PyTree = None
+
+    def describe(self) -> str:
+        """The reason for stopping with its numbers; for a single run outside `jit` and `vmap`."""
+        snapshot, stats = self.state.run.snapshot, self.stats
+        step_size = self.state.solver.controller.step_size(self.state.run.controller)
+        return (
+            f"{self.result} The gradient norm is {float(snapshot.stationarity):.3g}, the loss {float(self.loss):.6g} "
+            f"({snapshot.value.dtype}), the step size {float(step_size):.3g}, after {int(stats['accepted'])} accepted "
+            f"and {int(stats['rejected'])} rejected steps."
+        )

@@ -1,0 +1,58 @@
+"""A solver: flow, scheme and controller."""
+
+import equinox as eqx
+
+from ._controller.base import AbstractController
+from ._flow.base import AbstractFlow
+from ._scheme.base import AbstractScheme
+
+
+class Solver(eqx.Module):
+    """A flow with the scheme that integrates it and the controller that chooses the steps.
+
+    **Arguments:**
+
+    - `flow`: an `AbstractFlow`.
+    - `scheme`, `controller`: `None` takes what the flow recommends.
+
+    **Raises:** `TypeError` if an argument is of another kind, `ValueError` if the controller asks for a stage
+    quadrature that the scheme does not have.
+
+    !!! example
+
+        ```python
+        odeopt.Solver(odeopt.HeavyBall(friction=1.0), odeopt.Heun(), odeopt.LyapunovControl(rate="quadrature"))
+        ```
+    """
+
+    flow: AbstractFlow
+    scheme: AbstractScheme
+    controller: AbstractController
+
+    def __init__(
+        self,
+        flow: AbstractFlow,
+        scheme: AbstractScheme | None = None,
+        controller: AbstractController | None = None,
+    ):
+        _expect("flow", flow, AbstractFlow)
+        if scheme is None or controller is None:
+            recommended_scheme, recommended_controller = flow.recommended()
+            scheme = recommended_scheme if scheme is None else scheme
+            controller = recommended_controller if controller is None else controller
+        _expect("scheme", scheme, AbstractScheme)
+        _expect("controller", controller, AbstractController)
+        self.flow = flow
+        self.scheme = scheme
+        self.controller = controller
+        if controller.rate == "quadrature" and not scheme.has_quadrature:
+            raise ValueError(
+                f"{type(controller).__name__}(rate='quadrature') needs a scheme with stages; "
+                f"{type(scheme).__name__} has none. Use a Runge-Kutta scheme, or rate='start'."
+            )
+
+
+def _expect(name: str, given, kind: type):
+    if not isinstance(given, kind):
+        hint = f" Did you mean {given.__name__}()?" if isinstance(given, type) else ""
+        raise TypeError(f"Solver({name}=...): expected an odeopt.{kind.__name__}, got {given!r}.{hint}")
