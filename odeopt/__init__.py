@@ -30,3 +30,5 @@ from ._solution import History as History
 from ._solution import Solution as Solution
 from ._solver import Solver as Solver
 from ._stop import Stop as Stop
+from ._train import Progress as Progress
+from ._train import train as train

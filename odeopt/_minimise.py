@@ -13,7 +13,7 @@ from ._parameters import merge_parameters, split_parameters
 from ._record import empty_record
 from ._results import EXPECTED, RESULTS, RUNNING, code, from_code
 from ._run import COUNTS, Problem, Run, best_point, resume, start
-from ._solution import Solution, SolverState, history_of
+from ._solution import Solution, SolverState, history_of, starting_point
 from ._solver import Solver
 from ._stop import Stop
 
@@ -121,9 +121,10 @@ def _minimise(problem: Problem, parameters: PyTree, run: Run | None, max_steps: 
         problem, run = start(problem, parameters)
     else:
         run = resume(problem, run)
+    first = starting_point(run)
     record = None if history is None else empty_record(run, max_steps, history == "states")
     run, record = advance(problem, run, record, max_steps, progress)
-    return conclude(problem, run, None if record is None else history_of(record))
+    return conclude(problem, run, None if record is None else history_of(record, first))
 
 
 def conclude(problem: Problem, run: Run, history) -> Solution:

@@ -17,30 +17,47 @@ class History(eqx.Module):
 
     **Attributes** (arrays over accepted steps): `t`, `step_size`, `loss`, `energy`, `dissipation`, `gradient_norm`
     at the end of the step, and `rejections`, the trials rejected before it. `position` and `memory` (pytrees with a
-    leading axis) where states are kept, otherwise `None`.
+    leading axis) where states are kept, otherwise `None`. `start`: a dict of `t`, `loss`, `energy`, `dissipation` and
+    `gradient_norm` where the call began, before its first step.
     """
 
-    t: Array
-    step_size: Array
-    loss: Array
-    energy: Array
-    dissipation: Array
-    gradient_norm: Array
-    rejections: Array
+    t: Array | np.ndarray
+    step_size: Array | np.ndarray
+    loss: Array | np.ndarray
+    energy: Array | np.ndarray
+    dissipation: Array | np.ndarray
+    gradient_norm: Array | np.ndarray
+    rejections: Array | np.ndarray
     position: PyTree = None
     memory: PyTree = None
+    start: dict[str, Array | np.ndarray] | None = None
 
     def trimmed(self) -> "History":
         """The rows that were written, as NumPy arrays; for a single run outside `jit` and `vmap`."""
         length = int(np.sum(~np.isnan(np.asarray(self.t))))
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[:length], self)
+        rows = eqx.tree_at(lambda history: history.start, self, None, is_leaf=lambda leaf: leaf is None)
+        rows = jax.tree.map(lambda leaf: np.asarray(leaf)[:length], rows)
+        start = jax.tree.map(np.asarray, self.start)
+        return eqx.tree_at(lambda history: history.start, rows, start, is_leaf=lambda leaf: leaf is None)
 
 
-def history_of(record: Record) -> History:
-    """The history as the user sees it."""
+def starting_point(run: Run) -> dict[str, Array]:
+    """What a history says of the point where a call begins."""
+    here = run.snapshot
+    return {
+        "t": run.t,
+        "loss": here.value,
+        "energy": here.energy,
+        "dissipation": here.dissipation,
+        "gradient_norm": here.stationarity,
+    }
+
+
+def history_of(record: Record, start: dict) -> History:
+    """The history as the user sees it; `start` from `starting_point`."""
     columns = {name: record.rows[:, index] for index, name in enumerate(COLUMNS)}
     states = State(None, None) if record.states is None else record.states
-    return History(**columns, position=states.position, memory=states.memory)
+    return History(**columns, position=states.position, memory=states.memory, start=start)
 
 
 class SolverState(eqx.Module):
@@ -65,6 +82,7 @@ class Solution(eqx.Module):
     - `history`: a `History`, or `None`.
     - `state`: `minimise(..., state=solution.state)` goes on from here, bit for bit.
     - `aux`: what the objective returned beside its value at the best point.
+    - `metrics`: from `train`: arrays over the evaluations by name, with the number of `trials` before each.
     """
 
     value: PyTree
@@ -74,6 +92,7 @@ class Solution(eqx.Module):
     history: History | None
     state: SolverState
     aux: PyTree = None
+    metrics: dict[str, np.ndarray] | None = None
 
     def describe(self) -> str:
         """The reason for stopping with its numbers; for a single run outside `jit` and `vmap`."""

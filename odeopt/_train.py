@@ -1,0 +1,317 @@
+"""Train a model: the loop in compiled blocks, with the host in between."""
+
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+from tqdm import tqdm
+
+from ._loop import advance
+from ._minimise import HISTORIES, conclude, continued, prepare
+from ._objective import AbstractObjective, Objective
+from ._parameters import merge_parameters
+from ._record import Record, empty_record
+from ._results import RESULTS, RUNNING, code
+from ._run import COUNTS, Problem, Run, best_point, resume, start
+from ._solution import History, Solution, SolverState, history_of, starting_point
+from ._solver import Solver
+from ._stop import Stop
+
+# A block should take about so long: often enough to answer Ctrl-C and to redraw the bar, seldom enough that the
+# return to Python costs nothing beside it.
+BLOCK_SECONDS = 0.25
+# Trials of the largest block, which is the room for its history; fewer where every state is kept.
+BLOCK_TRIALS = 2048
+BLOCK_TRIALS_WITH_STATES = 64
+# Metrics are passes over the data too: not more often than this, and once at the end.
+METRIC_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a callback of `train` sees after a block of trials.
+
+    **Attributes:** `trials` of this call; `stats` as in `Solution`; `loss`, `energy`, `step_size`, `gradient_norm`
+    where the run stands; `metrics`, the newest values by name; `elapsed` in seconds; `best()` gives the best model.
+    """
+
+    trials: int
+    stats: dict[str, int]
+    loss: float
+    energy: float
+    step_size: float
+    gradient_norm: float
+    metrics: dict[str, float]
+    elapsed: float
+    best: Callable[[], Any]
+
+
+def train(
+    model: PyTree,
+    loss,
+    data: PyTree,
+    solver: Solver,
+    *,
+    stop: Stop | None = None,
+    max_steps: int = 10_000,
+    state: SolverState | None = None,
+    history: str | None = "scalars",
+    validation: PyTree = None,
+    metrics: dict[str, Callable[[Any, Any], Any]] | None = None,
+    callbacks: Sequence[Callable[[Progress], bool | None]] = (),
+    time_limit: float | None = None,
+    progress: bool | None = None,
+) -> tuple[Any, Solution]:
+    """Train a model on data, full batch, with the host in between: progress bar, metrics, callbacks, Ctrl-C.
+
+    The steps are those of `minimise`, to the last bit; `train` never raises because of the way a run ended.
+
+    **Arguments:**
+
+    - `model`: an Equinox model or any pytree of parameters.
+    - `loss`: `loss(model, batch) -> scalar`, the mean over the batch; or an objective that carries its data, and
+        then `data` is `None`.
+    - `data`: a pytree of arrays with the same leading axis, the examples.
+    - `solver`, `stop`, `max_steps`, `state`, `history`: as in `minimise`.
+    - `validation`: a pytree like `data`, for the metrics.
+    - `metrics`: functions `metric(model, batch) -> scalar` by name; evaluated at the model where the run stands about
+        once a second and for the best model at the end, on `data` ("train/name") and `validation`
+        ("validation/name"). They are not counted as cost.
+    - `callbacks`: each is called with a `Progress` after every block; one that returns `True` ends the run as
+        `interrupted`.
+    - `time_limit`: in seconds, compilation included; checked after every block.
+    - `progress`: whether to draw a bar on stderr; `None`: where that is a terminal.
+
+    **Returns:** `(model, solution)`: the best model met, and the `Solution`, whose history holds NumPy arrays of the
+    accepted steps, and whose `metrics` the values of the metrics over the run.
+
+    **Raises:** `TypeError` or `ValueError` for arguments that cannot work, before anything is compiled.
+
+    !!! example
+
+        ```python
+        model = eqx.nn.MLP(1, 1, 20, 2, jnp.tanh, key=jax.random.key(0))
+        loss = lambda model, batch: jnp.mean((jax.vmap(model)(batch[0]) - batch[1]) ** 2)
+        model, solution = odeopt.train(model, loss, (x, y), odeopt.Solver(odeopt.Adam()))
+        ```
+    """
+    if not isinstance(solver, Solver):
+        raise TypeError(f"solver must be an odeopt.Solver; got {type(solver).__name__}.")
+    if history not in HISTORIES:
+        raise ValueError(f"history={history!r}: expected 'scalars', 'states' or None.")
+    if not isinstance(max_steps, int) or max_steps < 0:
+        raise ValueError(f"max_steps={max_steps!r}: expected a whole number >= 0.")
+    if time_limit is not None and not 0 < time_limit:
+        raise ValueError(f"time_limit={time_limit}: expected seconds > 0, or None.")
+    began = time.monotonic()
+    deadline = math.inf if time_limit is None else began + time_limit
+    objective, data = _with_data(loss, data)
+    if validation is not None:
+        validation = _as_examples("validation", validation)
+    problem, parameters = prepare(
+        objective, None, False, solver, model, Stop(gradient_norm=1e-6) if stop is None else stop
+    )
+    if state is None:
+        problem, run = _start(problem, parameters)
+    else:
+        problem = continued(problem, parameters, state)
+        run = _resume(problem, state.run)
+    first = starting_point(run)
+    records: list[Record] = []
+    board = _Scoreboard(problem, metrics or {}, data, validation)
+    with _interruption() as interrupted, _bar(progress, max_steps) as bar:
+        trials, block, result = 0, 1, int(run.result)
+        while result == RUNNING and trials < max_steps:
+            block = min(block, max_steps - trials)
+            tick = time.monotonic()
+            run, record = _block(problem, run, block, history)
+            result = int(run.result)  # waits for the block
+            now = time.monotonic()
+            done = int(run.counts[0] + run.counts[1]) - _trials_before(state) - trials
+            trials += done
+            if record is not None:
+                records.append(jax.tree.map(np.asarray, record))
+            board.update(run, trials, now)
+            report = _report(problem, run, trials, board.newest, now - began)
+            _draw(bar, report, done)
+            wants_end = [bool(callback(report)) for callback in callbacks]
+            if result == RUNNING and (any(wants_end) or interrupted.is_set()):
+                result = code(RESULTS.interrupted)
+            elif result == RUNNING and now >= deadline:
+                result = code(RESULTS.time_limit_reached)
+            block = _next_block(block, now - tick, deadline - now, history)
+    run = eqx.tree_at(lambda r: r.result, run, jnp.asarray(result, jnp.int32))
+    board.finish(run, trials)
+    solution = conclude(problem, run, None if history is None else _join(records, run, first, history))
+    solution = eqx.tree_at(lambda s: s.metrics, solution, board.table(), is_leaf=lambda leaf: leaf is None)
+    return solution.value, solution
+
+
+def _with_data(loss, data: PyTree) -> tuple[AbstractObjective, PyTree]:
+    """The objective of a loss and its data: the place where objectives that stream their data come in."""
+    if isinstance(loss, AbstractObjective):
+        if data is not None:
+            raise ValueError(f"{type(loss).__name__} carries its own data: pass data=None.")
+        return loss, None
+    if not callable(loss):
+        raise TypeError(f"loss must be a function loss(model, batch) -> scalar; got {type(loss).__name__}.")
+    data = _as_examples("data", data)
+    return Objective(loss, data), data
+
+
+def _as_examples(name: str, data: PyTree) -> PyTree:
+    """The data as JAX arrays that share their leading axis."""
+    leaves = jax.tree.leaves(data)
+    if not leaves or not all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves):
+        raise TypeError(f"{name} must be a pytree of arrays with the examples along the leading axis.")
+    lengths = {leaf.shape[0] if leaf.shape else None for leaf in leaves}
+    if len(lengths) != 1 or lengths & {None, 0}:
+        shapes = ", ".join(str(leaf.shape) for leaf in leaves)
+        raise ValueError(f"{name}: the arrays must have the same leading axis, of length > 0; got shapes {shapes}.")
+    return jax.tree.map(jnp.asarray, data)
+
+
+@eqx.filter_jit
+def _start(problem: Problem, parameters: PyTree) -> tuple[Problem, Run]:
+    return start(problem, parameters)
+
+
+@eqx.filter_jit
+def _resume(problem: Problem, run: Run) -> Run:
+    return resume(problem, run)
+
+
+def _block(problem: Problem, run: Run, trials: int, history: str | None) -> tuple[Run, Record | None]:
+    return _compiled_block(problem, run, jnp.asarray(trials, jnp.int32), history)
+
+
+@eqx.filter_jit
+def _compiled_block(problem: Problem, run: Run, trials: Array, history: str | None) -> tuple[Run, Record | None]:
+    record = None if history is None else empty_record(run, _room(history), history == "states")
+    return advance(problem, run, record, trials)
+
+
+def _room(history: str | None) -> int:
+    return BLOCK_TRIALS_WITH_STATES if history == "states" else BLOCK_TRIALS
+
+
+def _next_block(trials: int, seconds: float, left: float, history: str | None) -> int:
+    """How many trials take about `BLOCK_SECONDS`, from how long the last block took."""
+    wanted = trials * min(BLOCK_SECONDS, max(left, 0.0)) / max(seconds, 1e-6)
+    # The first block contains the compilation: grow by at most tenfold from one block to the next.
+    return int(np.clip(wanted, 1, min(10 * trials, _room(history))))
+
+
+def _trials_before(state: SolverState | None) -> int:
+    return 0 if state is None else int(state.run.counts[0] + state.run.counts[1])
+
+
+def _join(records: list[Record], run: Run, first: dict[str, Array], history: str) -> History:
+    """The histories of all blocks, one after the other."""
+    if not records:
+        records = [jax.tree.map(np.asarray, empty_record(run, 0, history == "states"))]
+    parts = [jax.tree.map(lambda leaf, n=int(record.length): leaf[:n], (record.rows, record.states)) for record in records]
+    rows, states = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    return history_of(Record(np.asarray(len(rows)), rows, states), jax.tree.map(np.asarray, first))
+
+
+def _report(problem: Problem, run: Run, trials: int, metrics: dict[str, float], elapsed: float) -> Progress:
+    return Progress(
+        trials=trials,
+        stats={name: int(count) for name, count in zip(COUNTS, np.asarray(run.counts), strict=True)},
+        loss=float(run.snapshot.value),
+        energy=float(run.snapshot.energy),
+        step_size=float(problem.solver.controller.step_size(run.controller)),
+        gradient_norm=float(run.snapshot.stationarity),
+        metrics=dict(metrics),
+        elapsed=elapsed,
+        best=lambda: merge_parameters(best_point(run)[1], problem.objective.frozen),
+    )
+
+
+class _Scoreboard:
+    """Evaluates the metrics now and then and keeps their values."""
+
+    def __init__(self, problem: Problem, metrics: dict, data: PyTree, validation: PyTree):
+        sets = {"train": data, "validation": validation}
+        self._frozen = problem.objective.frozen
+        self._metrics = {
+            f"{name_of_set}/{name}": (eqx.filter_jit(metric), batch)
+            for name_of_set, batch in sets.items()
+            if batch is not None
+            for name, metric in metrics.items()
+        }
+        self._rows: list[dict[str, float]] = []
+        self._last = -math.inf
+        self.newest: dict[str, float] = {}
+
+    def update(self, run: Run, trials: int, now: float) -> None:
+        if self._metrics and now - self._last >= METRIC_SECONDS:
+            self._evaluate(run.snapshot.state.position, trials)
+            self._last = now
+
+    def finish(self, run: Run, trials: int) -> None:
+        if self._metrics:
+            self._evaluate(best_point(run)[1], trials)
+
+    def table(self) -> dict[str, np.ndarray] | None:
+        if not self._rows:
+            return None
+        return {name: np.asarray([row[name] for row in self._rows]) for name in self._rows[0]}
+
+    def _evaluate(self, position: PyTree, trials: int) -> None:
+        model = merge_parameters(position, self._frozen)
+        self.newest = {name: float(metric(model, batch)) for name, (metric, batch) in self._metrics.items()}
+        self._rows.append({"trials": trials, **self.newest})
+
+
+@contextmanager
+def _interruption() -> Iterator[threading.Event]:
+    """Turns the first Ctrl-C into a flag that is looked at after the block; a second one raises as usual."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag  # signals reach the main thread only
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def on_signal(number, frame):
+        if flag.is_set():
+            signal.signal(signal.SIGINT, previous)
+            raise KeyboardInterrupt
+        flag.set()
+
+    signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _bar(progress: bool | None, max_steps: int) -> tqdm:
+    shown = sys.stderr.isatty() if progress is None else progress
+    return tqdm(total=max_steps, disable=not shown, unit="trial", leave=False, dynamic_ncols=True)
+
+
+def _draw(bar: tqdm, report: Progress, done: int) -> None:
+    bar.set_postfix(
+        {
+            "loss": f"{report.loss:.3e}",
+            "energy": f"{report.energy:.3e}",
+            "step": f"{report.step_size:.2e}",
+            "rejected": report.stats["rejected"],
+        }
+        | {name: f"{value:.4g}" for name, value in report.metrics.items()},
+        refresh=False,
+    )
+    bar.update(done)
