@@ -13,6 +13,7 @@ from ._objective import AbstractObjective as AbstractObjective
 from ._objective import Objective as Objective
 from ._objective import Oracle as Oracle
 from ._results import RESULTS as RESULTS
+from ._run_folder import load as load
 from ._scheme import RK4 as RK4
 from ._scheme import AbstractScheme as AbstractScheme
 from ._scheme import Bosh3 as Bosh3

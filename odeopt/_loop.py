@@ -1,7 +1,6 @@
 """The one loop: flat, one trial per iteration, shared by `minimise` and `train`."""
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from ._record import Record
@@ -15,20 +14,22 @@ def advance(
 ) -> tuple[Run, Record | None]:
     """At most `max_trials` further trials; fewer if the run ends."""
 
+    last = run.counts[0] + run.counts[1] + max_trials
+
     def going_on(carry):
-        run, _, trials, _ = carry
-        return (run.result == RUNNING) & (trials < max_trials)
+        run, _, _ = carry
+        return (run.result == RUNNING) & (run.counts[0] + run.counts[1] < last)
 
     def body(carry):
-        run, record, trials, meter_state = carry
+        run, record, meter_state = carry
         run, record = attempt_step(problem, run, record)
         if meter is not None:
-            meter_state = meter.step(meter_state, (trials + 1) / max_trials)
-        return run, record, trials + 1, meter_state
+            left = last - run.counts[0] - run.counts[1]
+            meter_state = meter.step(meter_state, 1 - left / max_trials)
+        return run, record, meter_state
 
     meter_state = None if meter is None else meter.init()
-    carry = (run, record, jnp.asarray(0, jnp.int32), meter_state)
-    run, record, _, meter_state = jax.lax.while_loop(going_on, body, carry)
+    run, record, meter_state = jax.lax.while_loop(going_on, body, (run, record, meter_state))
     if meter is not None:
         meter.close(meter_state)
     return run, record

@@ -12,7 +12,7 @@ def _is_module(node) -> bool:
 
 
 def _split_module(module: eqx.Module) -> tuple[PyTree, PyTree]:
-    return eqx.partition(module, eqx.is_inexact_array)
+    return eqx.partition(module, lambda leaf: isinstance(leaf, jax.Array) and eqx.is_inexact_array(leaf))
 
 
 def _as_parameter(path, leaf):

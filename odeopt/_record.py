@@ -20,6 +20,7 @@ class Record(eqx.Module):
     """
 
     length: Array
+    rejections: Array  # since the last row
     rows: Array
     states: State | None
 
@@ -29,10 +30,11 @@ def empty_record(run: Run, rows: int, keep_states: bool) -> Record:
     states = None
     if keep_states:
         states = jax.tree.map(lambda leaf: jnp.full((rows, *leaf.shape), jnp.nan, leaf.dtype), run.snapshot.state)
-    return Record(jnp.asarray(0, jnp.int32), jnp.full((rows, len(COLUMNS)), jnp.nan, run.t.dtype), states)
+    zero = jnp.asarray(0, jnp.int32)
+    return Record(zero, zero, jnp.full((rows, len(COLUMNS)), jnp.nan, run.t.dtype), states)
 
 
-def write(record: Record, accepted: Array, t: Array, step_size: Array, after: Snapshot, rejections: Array) -> Record:
+def write(record: Record, accepted: Array, t: Array, step_size: Array, after: Snapshot) -> Record:
     """The history after a trial. The row behind the last accepted step is NaN again after a rejection."""
     row = jnp.stack(
         [
@@ -42,7 +44,7 @@ def write(record: Record, accepted: Array, t: Array, step_size: Array, after: Sn
             after.energy,
             after.dissipation,
             after.stationarity,
-            rejections.astype(t.dtype),
+            record.rejections.astype(t.dtype),
         ]
     )
 
@@ -52,6 +54,7 @@ def write(record: Record, accepted: Array, t: Array, step_size: Array, after: Sn
 
     return Record(
         length=record.length + accepted.astype(jnp.int32),
+        rejections=jnp.where(accepted, 0, record.rejections + 1).astype(jnp.int32),
         rows=put(record.rows, row),
         states=None if record.states is None else jax.tree.map(put, record.states, after.state),
     )

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ._flow.base import State
+from ._flow.base import AbstractFlow, State, overrides
 from ._objective import AbstractObjective, Oracle, Tally, reads
 from ._results import RESULTS, code
-from ._snapshot import EnergySplit, Snapshot, split_energy, stationarity
+from ._snapshot import Snapshot, split_energy, stationarity
 from ._solver import Solver
 from ._stop import Monitor, Stop, start_monitor, verdict
 from ._tree import cast_floating, select
@@ -31,7 +31,6 @@ class Run(eqx.Module):
     t: Array
     snapshot: Snapshot
     controller: Any
-    rejections: Array  # since the last accepted step
     monitor: Monitor
     best: Best | None  # None where the point that the run stands at is always the best
     counts: Array
@@ -44,6 +43,7 @@ class Problem(eqx.Module):
     objective: AbstractObjective
     solver: Solver
     stop: Stop
+
 
 def rounding_unit(loss_dtype, position: PyTree) -> float:
     """The unit of rounding of the coarsest type that the loss is computed in."""
@@ -78,11 +78,11 @@ def start(problem: Problem, position: PyTree) -> tuple[Problem, Run]:
     solver = Solver(flow, solver.scheme, controller)
     problem = Problem(problem.objective, solver, stop)
     t = jnp.zeros((), dtype)
-    snapshot = measure(problem, t, state, oracle, None, None, None)
+    snapshot = measure(problem, t, state, oracle)
     controller_state = controller.init(jnp.asarray(step_size, dtype))
-    monitor = start_monitor(
-        snapshot.value, snapshot.stationarity, snapshot.kinetic, controller.step_size(controller_state)
-    )
+    kinetic = kinetic_part(flow, t, state)
+    first = controller.step_size(controller_state)
+    monitor = start_monitor(stop, snapshot.value, snapshot.stationarity, kinetic, first)
     keeps_best = not (
         controller.monotone
         and not jax.tree.leaves(state.memory)
@@ -91,16 +91,13 @@ def start(problem: Problem, position: PyTree) -> tuple[Problem, Run]:
     counts = jnp.asarray([0, 0, tally.values, tally.gradients, 0, 0], jnp.int32)
     finite = jnp.isfinite(snapshot.value) & jnp.isfinite(snapshot.energy)
     smooth = jnp.isfinite(snapshot.dissipation) & jnp.isfinite(snapshot.stationarity)
-    result = verdict(
-        stop, monitor, snapshot.value, snapshot.stationarity, snapshot.kinetic, cost(counts).astype(dtype)
-    )
+    result = verdict(stop, monitor, snapshot.value, snapshot.stationarity, kinetic, cost(counts).astype(dtype))
     result = jnp.where(smooth, result, code(RESULTS.nonfinite_dissipation))
     result = jnp.where(finite, result, code(RESULTS.nonfinite_start))
     run = Run(
         t=t,
         snapshot=snapshot,
         controller=controller_state,
-        rejections=jnp.asarray(0, jnp.int32),
         monitor=monitor,
         best=Best(jnp.full_like(snapshot.value, jnp.inf), position) if keeps_best else None,
         counts=counts,
@@ -111,15 +108,10 @@ def start(problem: Problem, position: PyTree) -> tuple[Problem, Run]:
 
 def resume(problem: Problem, run: Run) -> Run:
     """A run that had stopped, judged anew by the stopping criteria of `problem`."""
-    snapshot = run.snapshot
-    result = verdict(
-        problem.stop,
-        run.monitor,
-        snapshot.value,
-        snapshot.stationarity,
-        snapshot.kinetic,
-        cost(run.counts).astype(run.t.dtype),
-    )
+    here = run.snapshot
+    kinetic = kinetic_part(problem.solver.flow, run.t, here.state)
+    spent = cost(run.counts).astype(run.t.dtype)
+    result = verdict(problem.stop, run.monitor, here.value, here.stationarity, kinetic, spent)
     return eqx.tree_at(lambda r: r.result, run, result)
 
 
@@ -138,23 +130,19 @@ def cost(counts: Array) -> Array:
     return counts[COUNTS.index("values")] + 2 * counts[COUNTS.index("gradients")]
 
 
-def measure(
-    problem: Problem,
-    t: Array,
-    state: State,
-    oracle: Oracle,
-    split: EnergySplit | None,
-    dissipation: Array | None,
-    kinetic: Array | None,
-) -> Snapshot:
-    """The snapshot at a point; what is known already is not computed again."""
+def measure(problem: Problem, t: Array, state: State, oracle: Oracle) -> Snapshot:
+    """Everything at a point, from scratch."""
     flow, dtype = problem.solver.flow, t.dtype
     return Snapshot(
         state=state,
         value=oracle.value.astype(dtype),
         gradient=oracle.gradient,
-        split=split_energy(flow, t, state, oracle, dtype) if split is None else split,
-        dissipation=flow.dissipation(t, state, oracle).astype(dtype) if dissipation is None else dissipation,
+        split=split_energy(flow, t, state, oracle, dtype),
+        dissipation=flow.dissipation(t, state, oracle).astype(dtype),
         stationarity=stationarity(flow, problem.stop, t, state, oracle, dtype),
-        kinetic=flow.kinetic_energy(t, state).astype(dtype) if kinetic is None else kinetic,
     )
+
+
+def kinetic_part(flow: AbstractFlow, t: Array, state: State) -> Array | None:
+    """The kinetic energy, or `None` where the flow declares none."""
+    return flow.kinetic_energy(t, state).astype(t.dtype) if overrides(flow, "kinetic_energy") else None

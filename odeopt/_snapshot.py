@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Jaxpr, Literal
 from jaxtyping import Array, PyTree
 
 from ._flow.base import AbstractFlow, State
@@ -17,11 +18,14 @@ class EnergySplit(eqx.Module):
     kinetic part that is small beside the loss, and the change of \(f\) can be had from gradients instead.
     """
 
-    slope: Array
+    slope: Array | None  # None: one, as for most energies; not a number that every trial would have to carry along
     rest: Array
 
     def total(self, value: Array) -> Array:
-        return self.slope * value + self.rest
+        return self.scaled(value) + self.rest
+
+    def scaled(self, value: Array) -> Array:
+        return value if self.slope is None else self.slope * value
 
 
 class Snapshot(eqx.Module):
@@ -33,7 +37,6 @@ class Snapshot(eqx.Module):
     split: EnergySplit
     dissipation: Array
     stationarity: Array
-    kinetic: Array
 
     @property
     def energy(self) -> Array:
@@ -47,17 +50,22 @@ def split_energy(flow: AbstractFlow, t: Array, state: State, oracle: Oracle, dty
     def energy(value):
         return flow.energy(t, state, oracle.with_value(value))
 
-    slope = jax.grad(energy)(value)
-    if _is_constant(jax.grad(energy), value):
-        rest = energy(jnp.zeros_like(value))
-    else:
-        rest = energy(value) - slope * value
-    return EnergySplit(slope.astype(dtype), rest.astype(dtype))
+    derivative = jax.grad(energy)
+    jaxpr = jax.make_jaxpr(derivative)(value).jaxpr
+    if not _depends_on_argument(jaxpr):
+        rest = energy(jnp.zeros_like(value)).astype(dtype)
+        is_one = isinstance(jaxpr.outvars[0], Literal) and jaxpr.outvars[0].val == 1
+        return EnergySplit(None if is_one else derivative(value).astype(dtype), rest)
+    slope = derivative(value)
+    return EnergySplit(slope.astype(dtype), (energy(value) - slope * value).astype(dtype))
 
 
 def energy_change(before: EnergySplit, after: EnergySplit, value: Array, value_change: Array) -> Array:
     """The change of the energy when the objective changes by `value_change` from `value`."""
-    return after.slope * value_change + (after.slope - before.slope) * value + (after.rest - before.rest)
+    change = after.scaled(value_change) + (after.rest - before.rest)
+    if before.slope is None or after.slope is None:
+        return change
+    return change + (after.slope - before.slope) * value
 
 
 def stationarity(flow: AbstractFlow, stop: Stop, t: Array, state: State, oracle: Oracle, dtype) -> Array:
@@ -67,11 +75,14 @@ def stationarity(flow: AbstractFlow, stop: Stop, t: Array, state: State, oracle:
     return flow.stationarity(t, state, oracle, stop.norm).astype(dtype)
 
 
-def _is_constant(function, value: Array) -> bool:
-    """Whether no operation of a scalar function leads from its argument to its result."""
-    jaxpr = jax.make_jaxpr(function)(value).jaxpr
+def _depends_on_argument(jaxpr: Jaxpr) -> bool:
+    """Whether any operation leads from the arguments of a scalar function to its result."""
     dependent = set(jaxpr.invars)
+
+    def is_dependent(variable) -> bool:
+        return not isinstance(variable, Literal) and variable in dependent
+
     for equation in jaxpr.eqns:
-        if any(isinstance(var, type(jaxpr.invars[0])) and var in dependent for var in equation.invars):
+        if any(map(is_dependent, equation.invars)):
             dependent.update(equation.outvars)
-    return not any(isinstance(var, type(jaxpr.invars[0])) and var in dependent for var in jaxpr.outvars)
+    return any(map(is_dependent, jaxpr.outvars))

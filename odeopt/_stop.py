@@ -62,61 +62,72 @@ class Monitor(eqx.Module):
     """What the criteria remember of the run."""
 
     initial_stationarity: Array
-    peak_stationarity: Array
-    peak_kinetic: Array
-    window_loss: Array
-    window_step_size: Array
-    window_left: Array
-    loss_settled: Array
+    peaks: "Peaks | None"  # None where nothing waits for a kinetic energy
+    window: "Window"
 
 
-def start_monitor(loss: Array, stationarity: Array, kinetic: Array, step_size: Array) -> Monitor:
-    """The monitor before the first trial."""
+class Peaks(eqx.Module):
+    """The largest values so far."""
+
+    stationarity: Array
+    kinetic: Array
+
+
+class Window(eqx.Module):
+    """The loss and the step size when the window was opened, the accepted steps left in it, and what the last said."""
+
+    loss: Array
+    step_size: Array
+    left: Array
+    settled: Array
+
+
+def start_monitor(stop: Stop, loss: Array, stationarity: Array, kinetic: Array | None, step_size: Array) -> Monitor:
+    """The monitor before the first trial; `kinetic` is `None` where the flow has no kinetic energy."""
+    waits = stop.kinetic and kinetic is not None
     return Monitor(
         initial_stationarity=stationarity,
-        peak_stationarity=stationarity,
-        peak_kinetic=kinetic,
-        window_loss=loss,
-        window_step_size=step_size,
-        window_left=jnp.asarray(CHANGE_WINDOW, jnp.int32),
-        loss_settled=jnp.asarray(False),
+        peaks=Peaks(stationarity, kinetic) if waits else None,
+        window=Window(loss, step_size, jnp.asarray(CHANGE_WINDOW, jnp.int32), jnp.asarray(False)),
     )
 
 
 def watch(
     stop: Stop, monitor: Monitor, accepted: Array, loss: Array, stationarity: Array, kinetic: Array, step_size: Array
 ) -> Monitor:
-    """The monitor after a trial; the arguments are those of the point that the run now stands at."""
-    peak_stationarity = jnp.maximum(monitor.peak_stationarity, stationarity)
-    peak_kinetic = jnp.maximum(monitor.peak_kinetic, kinetic)
-    monitor = eqx.tree_at(
-        lambda m: (m.peak_stationarity, m.peak_kinetic), monitor, (peak_stationarity, peak_kinetic)
-    )
-    if stop.loss_change is None:
-        return monitor
-    left = monitor.window_left - accepted.astype(jnp.int32)
+    """The monitor after a trial: `kinetic` at the trial, loss and stationarity where the run now stands."""
+    peaks, window = monitor.peaks, monitor.window
+    if peaks is not None:
+        peaks = Peaks(
+            jnp.maximum(peaks.stationarity, stationarity),
+            jnp.where(accepted, jnp.maximum(peaks.kinetic, kinetic), peaks.kinetic),
+        )
+    if stop.loss_change is not None:
+        window = _slide(window, stop.loss_change, accepted, loss, step_size)
+    return Monitor(monitor.initial_stationarity, peaks, window)
+
+
+def _slide(window: Window, tolerance: Array, accepted: Array, loss: Array, step_size: Array) -> Window:
+    left = window.left - accepted.astype(jnp.int32)
     full = left <= 0
-    grown = step_size > CHANGE_GROWTH * monitor.window_step_size
-    settled = full & ~grown & (jnp.abs(monitor.window_loss - loss) <= stop.loss_change)
-    return eqx.tree_at(
-        lambda m: (m.window_loss, m.window_step_size, m.window_left, m.loss_settled),
-        monitor,
-        (
-            jnp.where(full, loss, monitor.window_loss),
-            jnp.where(full, step_size, monitor.window_step_size),
-            jnp.where(full, CHANGE_WINDOW, left).astype(jnp.int32),
-            settled,
-        ),
+    grown = step_size > CHANGE_GROWTH * window.step_size
+    return Window(
+        loss=jnp.where(full, loss, window.loss),
+        step_size=jnp.where(full, step_size, window.step_size),
+        left=jnp.where(full, CHANGE_WINDOW, left).astype(jnp.int32),
+        settled=full & ~grown & (jnp.abs(window.loss - loss) <= tolerance),
     )
 
 
-def verdict(stop: Stop, monitor: Monitor, loss: Array, stationarity: Array, kinetic: Array, cost: Array) -> Array:
-    """The code of the result that the criteria give at a point, or `RUNNING`."""
+def verdict(
+    stop: Stop, monitor: Monitor, loss: Array, stationarity: Array, kinetic: Array | None, cost: Array | None
+) -> Array:
+    """The code of the result that the criteria give at a point, or `RUNNING`; `cost` is needed for its bound only."""
     result = jnp.asarray(RUNNING, jnp.int32)
-    if stop.max_evaluations is not None:
+    if stop.max_evaluations is not None and cost is not None:
         result = jnp.where(cost >= stop.max_evaluations, code(RESULTS.max_evaluations_reached), result)
     if stop.loss_change is not None:
-        result = jnp.where(monitor.loss_settled, code(RESULTS.converged), result)
+        result = jnp.where(monitor.window.settled, code(RESULTS.converged), result)
     if stop.gradient_norm is not None:
         met = _stationary(stop, monitor, stationarity, kinetic, stop.gradient_norm)
         result = jnp.where(met, code(RESULTS.converged), result)
@@ -129,11 +140,11 @@ def verdict(stop: Stop, monitor: Monitor, loss: Array, stationarity: Array, kine
     return result.astype(jnp.int32)
 
 
-def _stationary(stop: Stop, monitor: Monitor, stationarity: Array, kinetic: Array, tolerance: Array) -> Array:
+def _stationary(stop: Stop, monitor: Monitor, stationarity: Array, kinetic: Array | None, tolerance: Array) -> Array:
     met = stationarity <= tolerance
-    if not stop.kinetic:
+    if monitor.peaks is None or kinetic is None:
         return met
     # Relative to the largest values of the run, because a kinetic energy has no absolute scale to compare with a
     # gradient; the first power and not the square, because the kinetic energy falls like the square of the
     # gradient and would otherwise delay the stop by the condition number.
-    return met & (kinetic * monitor.peak_stationarity <= tolerance * monitor.peak_kinetic)
+    return met & (kinetic * monitor.peaks.stationarity <= tolerance * monitor.peaks.kinetic)

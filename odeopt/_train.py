@@ -223,7 +223,7 @@ def _join(records: list[Record], run: Run, first: dict[str, Array], history: str
         records = [jax.tree.map(np.asarray, empty_record(run, 0, history == "states"))]
     parts = [jax.tree.map(lambda leaf, n=int(record.length): leaf[:n], (record.rows, record.states)) for record in records]
     rows, states = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-    return history_of(Record(np.asarray(len(rows)), rows, states), jax.tree.map(np.asarray, first))
+    return history_of(Record(np.asarray(len(rows)), np.asarray(0), rows, states), jax.tree.map(np.asarray, first))
 
 
 def _report(problem: Problem, run: Run, trials: int, metrics: dict[str, float], elapsed: float) -> Progress:

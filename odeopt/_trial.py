@@ -1,35 +1,43 @@
 """One trial step: the scheme, the energy at the trial, the decision, and the books."""
 
-from typing import NamedTuple
+from functools import partial
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from ._controller.base import ACCEPT, UNDECIDED, Attempt
-from ._flow.base import State, overrides
+from ._flow.base import AbstractFlow, State, overrides
 from ._objective import Oracle, Tally, directional_change, reads
 from ._record import Record, write
 from ._results import RESULTS, RUNNING, code
-from ._run import Best, Problem, Run, cost, measure, rounding_unit
+from ._run import Best, Problem, Run, cost, kinetic_part, rounding_unit
 from ._scheme.base import Trial
-from ._snapshot import EnergySplit, Snapshot, energy_change, split_energy
+from ._snapshot import EnergySplit, Snapshot, energy_change, split_energy, stationarity
 from ._stop import verdict, watch
-from ._tree import select, subtract
+from ._tree import select, subtract, vdot
 
 
-class _Reads(NamedTuple):
-    """Whether parts of a flow need the gradient, and so must wait until a trial has been accepted."""
+class Arrival(eqx.Module):
+    """What is known after the decision; the branches of the decision return it.
 
-    energy: bool
-    dissipation: bool
+    Only what costs a gradient or an array stands here: scalars that are known before the decision are chosen
+    afterwards, because every output of a branch is a copy.
+    """
+
+    state: State
+    gradient: PyTree
+    stationarity: Array
+    dissipation: Array | None  # None: known before the decision
+    split: EnergySplit | None  # None: known before the decision
 
 
-def _reads(flow, t, state, value) -> _Reads:
-    return _Reads(
-        energy="gradient" in reads(flow.energy, t, state, value),
-        dissipation=not overrides(flow, "dissipation") or "gradient" in reads(flow.dissipation, t, state, value),
-    )
+class _Answer(eqx.Module):
+    """The outcome of the test by gradients: accepted at all, and because the energy is known to fall."""
+
+    accepted: Array
+    resolved: Array
 
 
 def attempt_step(problem: Problem, run: Run, record: Record | None) -> tuple[Run, Record | None]:
@@ -43,13 +51,9 @@ def attempt_step(problem: Problem, run: Run, record: Record | None) -> tuple[Run
     step = scheme.step(flow, run.t, step_size, before.state, oracle)
     state = jax.tree.map(lambda new, old: new.astype(old.dtype), step.state, before.state)
     value = step.oracle.value.astype(dtype)
-
     split = split_energy(flow, t, state, step.oracle, dtype)
-    needs_gradient = _reads(flow, t, state, step.oracle.value)
-    jumps = overrides(flow, "jump")
-    early = not needs_gradient.dissipation and not jumps
-    dissipation = flow.dissipation(t, state, step.oracle).astype(dtype) if early else None
-    kinetic = None if jumps else flow.kinetic_energy(t, state).astype(dtype)
+    late = _known_late(flow, t, state, step.oracle.value)
+    dissipation = None if late else flow.dissipation(t, state, step.oracle).astype(dtype)
 
     change = energy_change(before.split, split, before.value, value - before.value)
     attempt = Attempt(
@@ -60,67 +64,98 @@ def attempt_step(problem: Problem, run: Run, record: Record | None) -> tuple[Run
         finite=jnp.isfinite(value) & jnp.isfinite(change),
     )
     decision = controller.judge(run.controller, attempt)
-    best = _leave_best(run.best, before, value)
+    best, decision = _leave_best(run.best, before, value, decision)
+    arrive = partial(_arrive, problem, before, t, state, oracle, split=split, late=late)
+
+    tallies = {"accept": Tally(), "ask": Tally()}
 
     def reject():
-        return jnp.asarray(False), before, jnp.zeros(2, jnp.int32)
+        return _stay(before, late, overrides(flow, "jump")), _Answer(jnp.asarray(False), jnp.asarray(True))
 
     def accept():
-        inner = Tally()
-        after = _arrive(problem, before, t, state, oracle, step.oracle.fork(inner), split, dissipation, kinetic)
-        return jnp.asarray(True), after, jnp.asarray([inner.values, inner.gradients], jnp.int32)
+        tallies["accept"] = Tally()
+        arrival = arrive(step.oracle.fork(tallies["accept"]))
+        return arrival, _Answer(jnp.asarray(True), jnp.asarray(True))
 
     def ask_gradients():
-        inner = Tally()
-        there = step.oracle.fork(inner)
+        tallies["ask"] = Tally()
+        there = step.oracle.fork(tallies["ask"])
         displacement = subtract(state.position, before.state.position)
         value_change = directional_change(oracle, there, displacement).astype(dtype)
         exact = energy_change(before.split, split, before.value, value_change)
-        passes = jnp.isfinite(exact) & (exact <= controller.bound(step_size, attempt.rate))
-        after = _arrive(problem, before, t, state, oracle, there, split, dissipation, kinetic)
-        return passes, select(passes, after, before), jnp.asarray([inner.values, inner.gradients], jnp.int32)
+        excess = exact - controller.bound(step_size, attempt.rate)
+        # Where the rounded position cannot follow so short a step, the gradients do not see what it would have done.
+        unseen = split.scaled(_position_rounding(oracle, there, before.state.position, step.oracle.value.dtype))
+        passes = jnp.isfinite(exact) & (excess <= jnp.abs(unseen).astype(dtype))
+        stay = _stay(before, late, overrides(flow, "jump"))
+        return select(passes, arrive(there), stay), _Answer(passes, excess <= 0)
 
     if controller.rounding is None:
-        accepted, snapshot, passes = jax.lax.cond(decision == ACCEPT, accept, reject)
         asked = jnp.asarray(False)
+        arrival, answer = jax.lax.cond(decision == ACCEPT, accept, reject)
     else:
         asked = decision == UNDECIDED
         # One flat switch: a cond inside the accepting branch costs several times as much on small problems.
         branch = jnp.where(asked, 2, jnp.where(decision == ACCEPT, 1, 0))
-        accepted, snapshot, passes = jax.lax.switch(branch, [reject, accept, ask_gradients])
+        arrival, answer = jax.lax.switch(branch, [reject, accept, ask_gradients])
+    accepted = answer.accepted
 
-    controller_state = controller.update(run.controller, attempt, decision, accepted)
-    counts = run.counts + jnp.stack(
-        [
-            accepted.astype(jnp.int32),
-            (~accepted).astype(jnp.int32),
-            tally.values + passes[0],
-            tally.gradients + passes[1],
-            asked.astype(jnp.int32),
-            (asked & ~accepted).astype(jnp.int32),
-        ]
+    def chosen(there, here):
+        return jax.tree.map(lambda a, b: jnp.where(accepted, a, b), there, here)
+
+    snapshot = Snapshot(
+        state=arrival.state,
+        value=chosen(value, before.value),
+        gradient=arrival.gradient,
+        split=chosen(split, before.split) if arrival.split is None else arrival.split,
+        dissipation=chosen(dissipation, before.dissipation) if arrival.dissipation is None else arrival.dissipation,
+        stationarity=arrival.stationarity,
     )
-    monitor = watch(
-        problem.stop, run.monitor, accepted, snapshot.value, snapshot.stationarity, snapshot.kinetic, step_size
-    )
-    result = verdict(
-        problem.stop, monitor, snapshot.value, snapshot.stationarity, snapshot.kinetic, cost(counts).astype(dtype)
-    )
-    exhausted = controller.exhausted(controller_state)
-    result = _failure(result, accepted, snapshot, exhausted, value, asked)
+    controller_state = controller.update(run.controller, attempt, decision, accepted, answer.resolved)
+    counts = run.counts + _counted(tally, tallies, accepted, asked)
+    kinetic = kinetic_part(flow, t, arrival.state if overrides(flow, "jump") else state)
+    monitor = watch(problem.stop, run.monitor, accepted, snapshot.value, snapshot.stationarity, kinetic, step_size)
+    spent = None if problem.stop.max_evaluations is None else cost(counts).astype(dtype)
+    result = verdict(problem.stop, monitor, snapshot.value, snapshot.stationarity, kinetic, spent)
+    # At a rejected trial `kinetic` is not that of the point where the run stands, which has been judged before.
+    result = jnp.where(accepted | (result != code(RESULTS.converged)), result, RUNNING)
+    result = _failure(result, accepted, snapshot, controller.exhausted(controller_state), value, asked)
     if record is not None:
-        record = write(record, accepted, t, step_size, snapshot, run.rejections)
+        record = write(record, accepted, t, step_size, snapshot)
     run = Run(
-        t=jnp.where(accepted, t, run.t),
+        t=chosen(t, run.t),
         snapshot=snapshot,
         controller=controller_state,
-        rejections=jnp.where(accepted, 0, run.rejections + 1).astype(jnp.int32),
         monitor=monitor,
         best=best,
         counts=counts,
         result=result,
     )
     return run, record
+
+
+def _known_late(flow: AbstractFlow, t: Array, state: State, value: Array) -> bool:
+    """Whether the dissipation at a trial needs the gradient there, and so waits until the trial has been accepted."""
+    if overrides(flow, "jump") or not overrides(flow, "dissipation"):
+        return True
+    return "gradient" in reads(flow.dissipation, t, state, value)
+
+
+def _counted(tally: Tally, tallies: dict[str, Tally], accepted: Array, asked: Array) -> Array:
+    """What a trial adds to the counts, in the order of `COUNTS`."""
+    by_value = (accepted & ~asked).astype(jnp.int32)
+    by_gradient = asked.astype(jnp.int32)
+    accept, ask = tallies["accept"], tallies["ask"]
+    return jnp.stack(
+        [
+            accepted.astype(jnp.int32),
+            (~accepted).astype(jnp.int32),
+            tally.values + accept.values * by_value + ask.values * by_gradient,
+            tally.gradients + accept.gradients * by_value + ask.gradients * by_gradient,
+            by_gradient,
+            (asked & ~accepted).astype(jnp.int32),
+        ]
+    )
 
 
 def _rate(problem: Problem, before: Snapshot, t: Array, state: State, step: Trial, dissipation: Array | None) -> Array:
@@ -139,18 +174,40 @@ def _rounding_level(problem: Problem, before: Snapshot, split: EnergySplit, valu
     if rounding is None:
         return jnp.zeros_like(value)
     unit = rounding_unit(step.oracle.value.dtype, step.state.position)
-    return rounding * unit * jnp.abs(split.slope) * (jnp.abs(before.value) + jnp.abs(value))
+    return rounding * unit * jnp.abs(split.scaled(jnp.abs(before.value) + jnp.abs(value)))
 
 
-def _leave_best(best: Best | None, before: Snapshot, value: Array) -> Best | None:
+def _position_rounding(before: Oracle, after: Oracle, position: PyTree, loss_dtype) -> Array:
+    """How much the loss changes at most when every parameter is moved by its own rounding error."""
+    unit = rounding_unit(loss_dtype, position)
+    slopes = jax.tree.map(lambda a, b: 0.5 * (jnp.abs(a) + jnp.abs(b)), before.gradient, after.gradient)
+    return 0.5 * unit * vdot(slopes, jax.tree.map(jnp.abs, position))
+
+
+def _leave_best(best: Best | None, before: Snapshot, value: Array, decision: Array) -> tuple[Best | None, Array]:
     """Keep the point that is about to be left if the loss rises and nothing better is known.
 
-    So the parameters are copied once for every ascent of the loss, and not at every step that lowers it.
+    So the parameters are copied once for every ascent of the loss, and not at every step that lowers it. A loop of at
+    most one round is a conditional whose other branch copies nothing; the decision is handed through it so that it
+    runs before the position is overwritten (otherwise XLA keeps a copy of the position at every trial).
     """
     if best is None:
-        return None
+        return None, decision
+    there = Best(before.value, before.state.position)
     leaving = (value > before.value) & (before.value < best.value)
-    return jax.lax.cond(leaving, lambda: Best(before.value, before.state.position), lambda: best)
+    leaving, best = jax.lax.while_loop(lambda c: c[0], lambda _: (jnp.asarray(False), there), (leaving, best))
+    return best, decision + leaving.astype(jnp.int32)
+
+
+def _stay(before: Snapshot, late: bool, jumps: bool) -> Arrival:
+    """The arrival of a rejected trial: where the run stood."""
+    return Arrival(
+        state=before.state,
+        gradient=before.gradient,
+        stationarity=before.stationarity,
+        dissipation=before.dissipation if late else None,
+        split=before.split if jumps else None,
+    )
 
 
 def _arrive(
@@ -161,19 +218,25 @@ def _arrive(
     oracle_before: Oracle,
     oracle: Oracle,
     split: EnergySplit,
-    dissipation: Array | None,
-    kinetic: Array | None,
-) -> Snapshot:
-    """The snapshot at an accepted trial, after the flow's jump if it has one."""
-    flow = problem.solver.flow
-    if overrides(flow, "jump"):
+    late: bool,
+) -> Arrival:
+    """The arrival at an accepted trial, after the flow's jump if it has one."""
+    flow, dtype = problem.solver.flow, t.dtype
+    jumps = overrides(flow, "jump")
+    if jumps:
         memory = flow.jump(t, before.state, state, oracle_before, oracle)
         jumped = State(state.position, jax.tree.map(lambda new, old: new.astype(old.dtype), memory, state.memory))
-        split_jumped = split_energy(flow, t, jumped, oracle, t.dtype)
-        value = oracle.value.astype(t.dtype)
+        split_jumped = split_energy(flow, t, jumped, oracle, dtype)
+        value = oracle.value.astype(dtype)
         lowers = energy_change(split, split_jumped, value, jnp.zeros_like(value)) <= 0
         state, split = select(lowers, jumped, state), select(lowers, split_jumped, split)
-    return measure(problem, t, state, oracle, split, dissipation, kinetic)
+    return Arrival(
+        state=state,
+        gradient=oracle.gradient,
+        stationarity=stationarity(flow, problem.stop, t, state, oracle, dtype),
+        dissipation=flow.dissipation(t, state, oracle).astype(dtype) if late else None,
+        split=split if jumps else None,
+    )
 
 
 def _failure(

@@ -29,8 +29,8 @@ class _Bracket(eqx.Module):
 class _LyapunovState(eqx.Module):
     step_size: Array
     first: Array  # the step size that a restarting search begins with
-    rejections: Array  # consecutive
-    scouting: Array  # no trial has been rejected yet
+    growth: Array  # the factor after the next accepted step
+    fruitless: Array  # consecutive trials without a step that is known to lower the energy
     bracket: _Bracket | None
 
 
@@ -53,7 +53,8 @@ class LyapunovControl(AbstractController):
     - `rounding`: multiples of the rounding unit of the loss; where the decision would depend on less, it is taken from
         gradients (approximate Wolfe test, Hager and Zhang, 2005). `None`: never.
     - `minimum_step_size`, `maximum_step_size`: bounds on the step.
-    - `max_rejections`: consecutive rejections after which the run ends with a result that says why.
+    - `max_rejections`: consecutive trials without a step that is known to lower the energy, after which the run ends
+        with a result that says why.
 
     **Raises:** `ValueError` for a parameter out of range.
 
@@ -115,8 +116,8 @@ class LyapunovControl(AbstractController):
         return _LyapunovState(
             step_size=first,
             first=first,
-            rejections=jnp.asarray(0, jnp.int32),
-            scouting=jnp.asarray(True),
+            growth=jnp.maximum(self.grow, self.scouting_growth).astype(first.dtype),
+            fruitless=jnp.asarray(0, jnp.int32),
             bracket=self._new_bracket(first) if self.bisections else None,
         )
 
@@ -133,20 +134,22 @@ class LyapunovControl(AbstractController):
         verdict = jnp.where(jnp.abs(excess) <= attempt.rounding, UNDECIDED, passes) if self._tests_gradients else passes
         return jnp.where(attempt.finite, verdict, REJECT).astype(jnp.int32)
 
-    def update(self, state: _LyapunovState, attempt: Attempt, verdict: Array, accepted: Array) -> _LyapunovState:
+    def update(
+        self, state: _LyapunovState, attempt: Attempt, verdict: Array, accepted: Array, resolved: Array
+    ) -> _LyapunovState:
         after_pass = self._next_first(state, attempt.step_size)
         bracket, after_failure = self._shorter(state, attempt.step_size, verdict)
         step_size = jnp.where(accepted, after_pass, after_failure).astype(attempt.step_size.dtype)
         return _LyapunovState(
             step_size=jnp.minimum(step_size, self.maximum_step_size.astype(step_size.dtype)),
             first=state.first,
-            rejections=jnp.where(accepted, 0, state.rejections + 1).astype(jnp.int32),
-            scouting=state.scouting & accepted,
+            growth=self._next_growth(state, accepted).astype(state.growth.dtype),
+            fruitless=jnp.where(accepted & resolved, 0, state.fruitless + 1).astype(jnp.int32),
             bracket=bracket and _choose(accepted, self._new_bracket(step_size), bracket),
         )
 
     def exhausted(self, state: _LyapunovState) -> Array:
-        return (state.rejections >= self.max_rejections) | (state.step_size < self.minimum_step_size)
+        return (state.fruitless >= self.max_rejections) | (state.step_size < self.minimum_step_size)
 
     @property
     def _tests_gradients(self) -> bool:
@@ -163,10 +166,12 @@ class LyapunovControl(AbstractController):
         """The first step size of the next search."""
         if self.search == "restart":
             return state.first
-        growth = jnp.where(state.scouting, jnp.maximum(self.grow, self.scouting_growth), self.grow)
-        if self.hold_growth:
-            growth = jnp.where(state.rejections > 0, 1.0, growth)
-        return growth * accepted
+        return state.growth * accepted
+
+    def _next_growth(self, state: _LyapunovState, accepted: Array) -> Array:
+        """Held at one for one step after a rejection; what it was before the first rejection is never regained."""
+        after_pass = jnp.where(state.growth == 1, self.grow, state.growth) if self.hold_growth else state.growth
+        return jnp.where(accepted, after_pass, 1.0 if self.hold_growth else self.grow)
 
     def _shorter(self, state: _LyapunovState, tried: Array, verdict: Array) -> tuple[_Bracket | None, Array]:
         """The next step size of the same search, and what the dichotomy has learnt."""

@@ -1,0 +1,229 @@
+"""What `odeopt train` does between reading its options and printing its table."""
+
+import importlib.metadata
+import math
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+import odeopt
+
+from ._data import CLASSIFICATION, DataSet, digits, load_data
+from ._named import build, describe, file_of
+from ._networks import accuracy, cross_entropy, explained_variance, mean_square, multilayer_perceptron
+from ._predictor import Predictor, scores
+from ._run_folder import config_of
+from ._solution import History, Solution
+from ._solver import Solver
+from ._stop import Stop
+
+# Two neighbouring energies are told apart down to so many units of their rounding, as in LyapunovControl.
+ROUNDING_UNITS = 10
+
+
+class OptionError(ValueError):
+    """An option that cannot be used, or a flow that cannot be run."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `odeopt train` that decide what is computed, as they were given."""
+
+    flow: str
+    scheme: str | None
+    controller: str | None
+    hidden: str
+    dtype: str
+    seed: int
+    max_steps: int
+    target_loss: float | None
+    gradient_norm: float
+    time_limit: float | None
+    data: Path | None
+    task: str
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that has been checked, before anything is computed."""
+
+    options: Options
+    hidden: list[int]
+    solver: Solver
+    stop: Stop
+    data_set: DataSet
+
+    @property
+    def description(self) -> str:
+        """Of the data, in a few words."""
+        data = self.options.data
+        return "handwritten digits" if data is None else data.name
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training has given.
+
+    **Attributes:** `seconds`: of the whole run; `seconds_to_first_step`: compilation and the first trial; `train`,
+    `test`: the scores on both sets.
+    """
+
+    predictor: Predictor
+    solution: Solution
+    seconds: float
+    seconds_to_first_step: float
+    train: dict[str, float]
+    test: dict[str, float]
+
+    @property
+    def history(self) -> History:
+        history = self.solution.history
+        assert history is not None
+        return history
+
+
+def prepare(options: Options) -> Experiment:
+    """Read and check all that was asked for.
+
+    **Raises:** `ValueError` with a message for the user if an option or the data cannot be used.
+    """
+    hidden = _widths(options.hidden)
+    if options.time_limit is not None and not options.time_limit > 0:
+        raise OptionError(f"--time-limit {options.time_limit}: expected seconds > 0. Leave it out for no limit.")
+    stop = Stop(gradient_norm=options.gradient_norm, target_loss=options.target_loss)
+    public = vars(odeopt)
+    flow = build(options.flow, odeopt.AbstractFlow, public)
+    scheme = None if options.scheme is None else build(options.scheme, odeopt.AbstractScheme, public)
+    controller = None if options.controller is None else build(options.controller, odeopt.AbstractController, public)
+    solver = Solver(flow, scheme, controller)
+    data_set = digits() if options.data is None else load_data(options.data, options.task, options.seed)
+    if options.data is None and options.task not in ("auto", CLASSIFICATION):
+        raise OptionError(f"--task {options.task}: the handwritten digits are classes. Name a data file with --data.")
+    return Experiment(options, hidden, solver, stop, data_set)
+
+
+def train(experiment: Experiment, progress: bool | None) -> Outcome:
+    """Train, and score the best model.
+
+    **Arguments:** `progress`: as in `odeopt.train`.
+
+    **Raises:** `OptionError` if a declaration of the user cannot be run.
+    """
+    options, data_set, preprocessing = experiment.options, experiment.data_set, experiment.data_set.preprocessing
+    network = multilayer_perceptron(
+        preprocessing.input_mean.size, preprocessing.outputs, experiment.hidden, options.dtype, options.seed
+    )
+    data, validation = (
+        (preprocessing.inputs(x, options.dtype), preprocessing.targets(y, options.dtype))
+        for x, y in ((data_set.x, data_set.y), (data_set.x_test, data_set.y_test))
+    )
+    classifies = preprocessing.task == CLASSIFICATION
+    metrics: dict[str, Callable] = {"accuracy": accuracy} if classifies else {"R2": explained_variance}
+    first: list[float] = []
+    began = time.monotonic()
+    try:
+        network, solution = odeopt.train(
+            network,
+            cross_entropy if classifies else mean_square,
+            data,
+            experiment.solver,
+            stop=experiment.stop,
+            max_steps=options.max_steps,
+            validation=validation,
+            metrics=metrics,
+            callbacks=[lambda report: first.append(report.elapsed)],
+            time_limit=options.time_limit,
+            progress=progress,
+        )
+    except Exception as error:
+        own = next((file for file in map(file_of, _named(options)) if file is not None), None)
+        if own is None and not isinstance(error, (TypeError, ValueError)):
+            raise
+        raise OptionError(f"{', '.join(_named(options))} cannot be run: {describe(error, own)}") from error
+    seconds = time.monotonic() - began
+    predictor = Predictor(network, preprocessing)
+    return Outcome(
+        predictor=predictor,
+        solution=solution,
+        seconds=seconds,
+        seconds_to_first_step=first[0] if first else seconds,
+        train=scores(predictor, data_set.x, data_set.y),
+        test=scores(predictor, data_set.x_test, data_set.y_test),
+    )
+
+
+def record(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
+    """The content of `config.json`."""
+    solution, start = outcome.solution, outcome.history.start or {}
+    options = asdict(experiment.options) | {"data": experiment.options.data and str(experiment.options.data)}
+    solver = solution.state.solver
+    return config_of(outcome.predictor, experiment.hidden, experiment.data_set.preprocessing) | {
+        "options": options,
+        "solver": {
+            # With the scales that were set at the start.
+            part: eqx.tree_pformat(jax.tree.map(np.asarray, getattr(solver, part)), short_arrays=False)
+            for part in ("flow", "scheme", "controller")
+        },
+        "examples": {"train": len(experiment.data_set.x), "test": len(experiment.data_set.x_test)},
+        "result": {
+            "reason": str(solution.result),
+            "loss": _json_number(float(solution.loss)),
+            "train": {name: _json_number(value) for name, value in outcome.train.items()},
+            "test": {name: _json_number(value) for name, value in outcome.test.items()},
+            "stats": {name: int(count) for name, count in solution.stats.items()},
+            "seconds": outcome.seconds,
+            "start": {name: _json_number(float(value)) for name, value in start.items()},
+        },
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in ("odeopt", "jax", "equinox", "numpy")},
+    }
+
+
+def energy_verdict(history: History) -> str:
+    """Whether the energy ever rose from one accepted step to the next, measured."""
+    energy = np.asarray(history.energy)
+    if history.start is not None:
+        energy = np.concatenate([[history.start["energy"]], energy])
+    if len(energy) < 2:
+        return "no accepted step to measure"
+    unit = float(np.finfo(energy.dtype).eps)
+    # The difference of two neighbours in float64, so that measuring adds no rounding of its own.
+    energy = energy.astype(np.float64)
+    rise = np.diff(energy)
+    level = ROUNDING_UNITS * unit * (np.abs(energy[1:]) + np.abs(energy[:-1]))
+    if np.all(rise <= 0):
+        return f"yes: the smallest fall between accepted steps is {-np.max(rise):.2g}"
+    if np.all(rise <= level):
+        worst = int(np.argmax(rise))
+        return f"yes, up to rounding: the largest rise is {rise[worst]:.2g}, rounding there is {level[worst]:.2g}"
+    worst = int(np.argmax(rise - level))
+    return (
+        f"no: it rose at {int(np.sum(rise > level))} of {len(rise)} steps, most by {rise[worst]:.2g} (rounding there "
+        f"is {level[worst]:.2g})"
+    )
+
+
+def _widths(text: str) -> list[int]:
+    try:
+        widths = [int(width) for width in text.split(",")]
+    except ValueError:
+        widths = []
+    if not widths or min(widths) < 1:
+        raise OptionError(f"--hidden {text!r}: expected the widths of the hidden layers, such as 32,32 or 64.")
+    return widths
+
+
+def _named(options: Options) -> list[str]:
+    return [text for text in (options.flow, options.scheme, options.controller) if text is not None]
+
+
+def _json_number(value: float) -> float | None:
+    """JSON has no infinities and no NaN."""
+    return value if math.isfinite(value) else None

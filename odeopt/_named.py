@@ -1,0 +1,155 @@
+"""Flows, schemes and controllers named in text: `heavy-ball`, `HeavyBall(friction=0.5)`, `my_flow.py:MyFlow`."""
+
+import ast
+import importlib.util
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+_FROM_FILE = re.compile(r"(?P<file>.*\.py):(?P<name>\w+)\s*(?P<arguments>\(.*\))?", re.DOTALL)
+_BY_NAME = re.compile(r"(?P<name>[\w-]+)\s*(?P<arguments>\(.*\))?", re.DOTALL)
+
+
+class NamingError(ValueError):
+    """A text that names nothing usable; the message says what was given, what is expected and what to do."""
+
+
+def build(text: str, kind: type, public: Mapping[str, Any]) -> Any:
+    """The flow, scheme or controller that a text names.
+
+    **Arguments:**
+
+    - `text`: the name of a public class, in any case and with or without hyphens, or `FILE.py:CLASS` for a class of
+        one's own; either with arguments in parentheses, which are read as literals and never evaluated.
+    - `kind`: the abstract class that it must be a subclass of.
+    - `public`: the namespace that names are looked up in.
+
+    **Raises:** `NamingError`.
+    """
+    text = text.strip()
+    from_file = _FROM_FILE.fullmatch(text)
+    named = from_file or _BY_NAME.fullmatch(text)
+    if named is None:
+        raise NamingError(
+            f"{text!r} cannot be read; expected a name such as {_example(kind, public)}, a name with arguments such as "
+            "HeavyBall(friction=0.5), or a class of your own such as my_flow.py:MyFlow."
+        )
+    positional, keywords = _arguments(text, named["arguments"])
+    cls = (
+        _class_in_file(from_file["file"], from_file["name"], kind) if from_file else _class(named["name"], kind, public)
+    )
+    try:
+        inspect.signature(cls).bind(*positional, **keywords)
+    except TypeError as error:
+        parameters = ", ".join(inspect.signature(cls).parameters) or "none"
+        raise NamingError(f"{text}: {error}. The arguments of {cls.__name__} are: {parameters}.") from error
+    try:
+        return cls(*positional, **keywords)
+    except Exception as error:
+        # The library's own messages name the class and what is wrong; those of other classes may say anything.
+        raise NamingError(
+            str(error) if str(error).startswith(cls.__name__) else f"{text}: {describe(error)}"
+        ) from error
+
+
+def available(kind: type, public: Mapping[str, Any]) -> dict[str, type]:
+    """The concrete subclasses of `kind` in a namespace, by name."""
+    return {
+        name: value
+        for name, value in public.items()
+        if isinstance(value, type) and issubclass(value, kind) and not inspect.isabstract(value)
+    }
+
+
+def describe(error: BaseException, file: Path | None = None) -> str:
+    """An error in one line, with its place in `file` where it passed through it."""
+    text = f"{type(error).__name__}: {error}"
+    if file is not None:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file]
+        if frames:
+            text += f" ({file.name}, line {frames[-1].lineno}, in {frames[-1].name})"
+    return text
+
+
+def file_of(text: str) -> Path | None:
+    """The file that a text such as `my_flow.py:MyFlow` names, as its modules know it."""
+    from_file = _FROM_FILE.fullmatch(text.strip())
+    return Path(from_file["file"]).resolve() if from_file else None
+
+
+def _class(name: str, kind: type, public: Mapping[str, Any]) -> type:
+    choices = available(kind, public)
+    found = {_plain(choice): value for choice, value in choices.items()}.get(_plain(name))
+    if found is None:
+        raise NamingError(
+            f"{name!r} is no {_word(kind)} of odeopt; available are {', '.join(sorted(choices))}. Choose one of them, "
+            "or name a class of your own as FILE.py:CLASS."
+        )
+    return found
+
+
+def _class_in_file(file: str, name: str, kind: type) -> type:
+    module = _load(Path(file).resolve(), file)
+    cls = getattr(module, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, kind)):
+        own = [key for key, value in available(kind, vars(module)).items() if value.__module__ == module.__name__]
+        given = "does not exist" if cls is None else f"is no subclass of odeopt.{kind.__name__}"
+        raise NamingError(
+            f"{file}:{name}: {name} {given}. The file defines the {_word(kind)}s: {', '.join(own) or 'none'}. Name one "
+            f"of them, or derive the class from odeopt.{kind.__name__}."
+        )
+    return cls
+
+
+def _load(path: Path, given: str) -> ModuleType:
+    """The user's own file as a module; running it is what the user asked for."""
+    if not path.is_file():
+        raise NamingError(f"{given} does not exist; expected a Python file with a class in it. Check the path.")
+    name = f"odeopt_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise NamingError(f"{given} cannot be run: {describe(error, path)}. Mend the file and try again.") from error
+    return module
+
+
+def _arguments(text: str, arguments: str | None) -> tuple[list, dict[str, Any]]:
+    """Positional and keyword arguments, as literals."""
+    if arguments is None:
+        return [], {}
+    try:
+        call = ast.parse(f"f{arguments}", mode="eval").body
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+            raise ValueError("more than one pair of parentheses")
+        if any(keyword.arg is None for keyword in call.keywords):
+            raise ValueError("** is not allowed")
+        positional = [ast.literal_eval(argument) for argument in call.args]
+        return positional, {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        raise NamingError(
+            f"{text}: the arguments cannot be read; expected plain numbers, texts in quotes, True, False or None, as "
+            "in HeavyBall(friction=0.5)."
+        ) from error
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def _word(kind: type) -> str:
+    return kind.__name__.removeprefix("Abstract").lower()
+
+
+def _example(kind: type, public: Mapping[str, Any]) -> str:
+    return min(available(kind, public), default=kind.__name__)
