@@ -50,9 +50,7 @@ def check_declaration(problem: Problem, position: PyTree, value: jax.ShapeDtypeS
     _scalar(f"{name}.energy", energy)
     _scalar(f"{name}.kinetic_energy", kinetic)
     _scalar(f"{name}.stationarity", stationarity)
-    dissipation = eqx.filter_eval_shape(
-        lambda t, state: _calibrated_dissipation(problem, t, state), t, state
-    )
+    dissipation = eqx.filter_eval_shape(lambda t, state: _calibrated_dissipation(problem, t, state), t, state)
     _scalar(f"{name}.dissipation", dissipation)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import odeopt
 
 from ._data import CLASSIFICATION, DataSet, digits, load_data
+from ._hyperparameter import hyperparameter
 from ._named import build, describe, file_of
 from ._networks import accuracy, cross_entropy, explained_variance, mean_square, multilayer_perceptron
 from ._predictor import Predictor, scores
@@ -92,20 +93,28 @@ class Outcome:
 def prepare(options: Options) -> Experiment:
     """Read and check all that was asked for.
 
-    **Raises:** `ValueError` with a message for the user if an option or the data cannot be used.
+    **Raises:** `OptionError`, `NamingError` or `DataError` if an option or the data cannot be used.
     """
     hidden = _widths(options.hidden)
     if options.time_limit is not None and not options.time_limit > 0:
         raise OptionError(f"--time-limit {options.time_limit}: expected seconds > 0. Leave it out for no limit.")
-    stop = Stop(gradient_norm=options.gradient_norm, target_loss=options.target_loss)
+    try:
+        stop = Stop(
+            gradient_norm=hyperparameter(options.gradient_norm), target_loss=hyperparameter(options.target_loss)
+        )
+    except ValueError as error:
+        raise OptionError(f"--gradient-norm or --target-loss cannot be used: {error}") from error
     public = vars(odeopt)
     flow = build(options.flow, odeopt.AbstractFlow, public)
     scheme = None if options.scheme is None else build(options.scheme, odeopt.AbstractScheme, public)
     controller = None if options.controller is None else build(options.controller, odeopt.AbstractController, public)
-    solver = Solver(flow, scheme, controller)
-    data_set = digits() if options.data is None else load_data(options.data, options.task, options.seed)
+    try:
+        solver = Solver(flow, scheme, controller)
+    except ValueError as error:
+        raise OptionError(f"--flow, --scheme and --controller do not fit together: {error}") from error
     if options.data is None and options.task not in ("auto", CLASSIFICATION):
         raise OptionError(f"--task {options.task}: the handwritten digits are classes. Name a data file with --data.")
+    data_set = digits() if options.data is None else load_data(options.data, options.task, options.seed)
     return Experiment(options, hidden, solver, stop, data_set)
 
 

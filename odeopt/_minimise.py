@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import PyTree
 
 from ._check import check_declaration
@@ -109,8 +110,11 @@ def continued(problem: Problem, parameters: PyTree, state: SolverState) -> Probl
                 f"state comes from a run with {part} {earlier.__name__}, but solver has {given.__name__}. Pass the "
                 "same solver, or start anew with y0=solution.value and without state."
             )
-    shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree) for tree in (state.run.snapshot.state.position, parameters)]
-    if jax.tree.structure(shapes[0]) != jax.tree.structure(shapes[1]) or shapes[0] != shapes[1]:
+    earlier, given = (
+        (jax.tree.structure(tree), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)])
+        for tree in (state.run.snapshot.state.position, parameters)
+    )
+    if earlier != given:
         raise ValueError("state comes from a run with other parameters than y0 (structure, shapes or dtypes differ).")
     return Problem(problem.objective, state.solver, problem.stop)
 
@@ -148,7 +152,7 @@ def _raise_on_failure(solution: Solution) -> Solution:
     """The solution itself, or an error if the run ended in a way that the stopping criteria do not name."""
     codes = solution.result._value
     failed = ~jnp.isin(codes, jnp.asarray(EXPECTED))
-    if isinstance(codes, jax.core.Tracer):
+    if isinstance(codes, Tracer):
         return solution.result.error_if(solution, failed)
     if bool(np.any(failed)):
         raise RuntimeError(f"{solution.describe()} Pass throw=False to get the best point instead of this error.")

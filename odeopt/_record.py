@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from ._flow.base import State
@@ -19,9 +20,9 @@ class Record(eqx.Module):
     One array for all columns, because a write inside a compiled loop costs the same for one number and for seven.
     """
 
-    length: Array
-    rejections: Array  # since the last row
-    rows: Array
+    length: Array | np.ndarray
+    rejections: Array | np.ndarray  # since the last row
+    rows: Array | np.ndarray
     states: State | None
 
 

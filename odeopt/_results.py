@@ -22,7 +22,7 @@ class Result(_Item):
 
 class _Sentences(type(eqx.Enumeration)):
     def __getattr__(cls, name: str):
-        item = super().__getattr__(name)
+        item = super().__getattr__(name)  # pyright: ignore[reportAttributeAccessIssue]
         return Result(item._value, item._enumeration)
 
 

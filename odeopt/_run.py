@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ._flow.base import AbstractFlow, State, overrides
-from ._objective import AbstractObjective, Oracle, Tally, reads
+from ._objective import Oracle, PartialObjective, Tally, reads
 from ._results import RESULTS, code
 from ._snapshot import Snapshot, split_energy, stationarity
 from ._solver import Solver
@@ -17,6 +17,7 @@ from ._tree import cast_floating, select
 
 # What is counted along a run, in the order in which it is kept.
 COUNTS = ("accepted", "rejected", "values", "gradients", "gradient_tests", "gradient_test_rejections")
+
 
 class Best(eqx.Module):
     """The best point that the run has left behind."""
@@ -40,7 +41,7 @@ class Run(eqx.Module):
 class Problem(eqx.Module):
     """What stays the same along a run."""
 
-    objective: AbstractObjective
+    objective: PartialObjective
     solver: Solver
     stop: Stop
 

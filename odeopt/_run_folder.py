@@ -79,7 +79,7 @@ def load(run: str | os.PathLike[str]) -> Predictor:
             f"{folder / MODEL} is damaged or belongs to another run ({type(error).__name__}: {error}). Restore the "
             "file, or train again with odeopt train."
         ) from error
-    if dtype == np.float64 and not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+    if dtype == np.float64 and jnp.result_type(float) != np.float64:
         warnings.warn(
             f"{folder} was trained in float64 and is computed in float32, because JAX's double precision is off; "
             'switch it on first with jax.config.update("jax_enable_x64", True).',

@@ -1,5 +1,6 @@
 """When a run is over."""
 
+import math
 from collections.abc import Callable
 
 import equinox as eqx
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array
 
-from ._hyperparameter import concrete, hyperparameter_field
+from ._hyperparameter import concrete, hyperparameter
 from ._results import RESULTS, RUNNING, code
 
 # The loss has stopped changing if it changed by less than the tolerance over so many accepted steps ...
@@ -41,11 +42,11 @@ class Stop(eqx.Module):
         ```
     """
 
-    gradient_norm: Array | None = hyperparameter_field(default=None)
-    relative_gradient_norm: Array | None = hyperparameter_field(default=None)
-    target_loss: Array | None = hyperparameter_field(default=None)
-    loss_change: Array | None = hyperparameter_field(default=None)
-    max_evaluations: Array | None = hyperparameter_field(default=None)
+    gradient_norm: Array | None = eqx.field(converter=hyperparameter, default=None)
+    relative_gradient_norm: Array | None = eqx.field(converter=hyperparameter, default=None)
+    target_loss: Array | None = eqx.field(converter=hyperparameter, default=None)
+    loss_change: Array | None = eqx.field(converter=hyperparameter, default=None)
+    max_evaluations: Array | None = eqx.field(converter=hyperparameter, default=None)
     kinetic: bool = eqx.field(static=True, default=True)
     norm: Callable = eqx.field(static=True, default=optx.two_norm)
 
@@ -53,8 +54,10 @@ class Stop(eqx.Module):
         for name in ("gradient_norm", "relative_gradient_norm", "loss_change", "max_evaluations"):
             value = getattr(self, name)
             if concrete(value) and not 0 <= float(value) < float("inf"):
-                raise ValueError(f"Stop({name}={float(value)}): expected a finite number >= 0, or None to switch it off.")
-        if concrete(self.target_loss) and not float(self.target_loss) == float(self.target_loss):
+                raise ValueError(
+                    f"Stop({name}={float(value)}): expected a finite number >= 0, or None to switch it off."
+                )
+        if concrete(self.target_loss) and math.isnan(float(self.target_loss)):
             raise ValueError("Stop(target_loss=nan): expected a number, or None to switch it off.")
 
 
@@ -84,20 +87,25 @@ class Window(eqx.Module):
 
 def start_monitor(stop: Stop, loss: Array, stationarity: Array, kinetic: Array | None, step_size: Array) -> Monitor:
     """The monitor before the first trial; `kinetic` is `None` where the flow has no kinetic energy."""
-    waits = stop.kinetic and kinetic is not None
     return Monitor(
         initial_stationarity=stationarity,
-        peaks=Peaks(stationarity, kinetic) if waits else None,
+        peaks=Peaks(stationarity, kinetic) if stop.kinetic and kinetic is not None else None,
         window=Window(loss, step_size, jnp.asarray(CHANGE_WINDOW, jnp.int32), jnp.asarray(False)),
     )
 
 
 def watch(
-    stop: Stop, monitor: Monitor, accepted: Array, loss: Array, stationarity: Array, kinetic: Array, step_size: Array
+    stop: Stop,
+    monitor: Monitor,
+    accepted: Array,
+    loss: Array,
+    stationarity: Array,
+    kinetic: Array | None,
+    step_size: Array,
 ) -> Monitor:
     """The monitor after a trial: `kinetic` at the trial, loss and stationarity where the run now stands."""
     peaks, window = monitor.peaks, monitor.window
-    if peaks is not None:
+    if peaks is not None and kinetic is not None:
         peaks = Peaks(
             jnp.maximum(peaks.stationarity, stationarity),
             jnp.where(accepted, jnp.maximum(peaks.kinetic, kinetic), peaks.kinetic),

@@ -112,7 +112,7 @@ def train(
         raise ValueError(f"history={history!r}: expected 'scalars', 'states' or None.")
     if not isinstance(max_steps, int) or max_steps < 0:
         raise ValueError(f"max_steps={max_steps!r}: expected a whole number >= 0.")
-    if time_limit is not None and not 0 < time_limit:
+    if time_limit is not None and not time_limit > 0:
         raise ValueError(f"time_limit={time_limit}: expected seconds > 0, or None.")
     began = time.monotonic()
     deadline = math.inf if time_limit is None else began + time_limit
@@ -221,7 +221,10 @@ def _join(records: list[Record], run: Run, first: dict[str, Array], history: str
     """The histories of all blocks, one after the other."""
     if not records:
         records = [jax.tree.map(np.asarray, empty_record(run, 0, history == "states"))]
-    parts = [jax.tree.map(lambda leaf, n=int(record.length): leaf[:n], (record.rows, record.states)) for record in records]
+    parts = []
+    for record in records:
+        written = slice(int(record.length))
+        parts.append(jax.tree.map(lambda leaf, written=written: leaf[written], (record.rows, record.states)))
     rows, states = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     return history_of(Record(np.asarray(len(rows)), np.asarray(0), rows, states), jax.tree.map(np.asarray, first))
 

@@ -239,9 +239,7 @@ def _arrive(
     )
 
 
-def _failure(
-    result: Array, accepted: Array, after: Snapshot, exhausted: Array, value: Array, asked: Array
-) -> Array:
+def _failure(result: Array, accepted: Array, after: Snapshot, exhausted: Array, value: Array, asked: Array) -> Array:
     """The result of a trial, where something has gone wrong with it."""
     smooth = jnp.isfinite(after.dissipation) & jnp.isfinite(after.stationarity)
     # Squares of such a number overflow: no loss of use has a minimum down there.

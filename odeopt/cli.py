@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, TextIO
 
@@ -15,19 +16,21 @@ try:
     from rich.table import Table
 except ModuleNotFoundError as error:
     raise SystemExit(
-        f"The command line of odeopt needs {error.name}, which is not installed. Install it with pip install 'odeopt[cli]'."
+        f"The command line of odeopt needs {error.name}, which is not installed. Install it with "
+        "pip install 'odeopt[cli]'."
     ) from error
 
 import jax
 import numpy as np
 
 from ._data import labels_like
-from ._experiment import Experiment, Options, Outcome, energy_verdict, prepare, record
+from ._experiment import Experiment, OptionError, Options, Outcome, energy_verdict, prepare, record
 from ._experiment import train as run_experiment
+from ._named import NamingError
 from ._predictor import Predictor, scores
 from ._results import RESULTS
-from ._run_folder import load, new_folder, read_config, write_run
-from ._table import read_prediction_file
+from ._run_folder import RunFolderError, load, new_folder, read_config, write_run
+from ._table import DataError, read_prediction_file
 
 USAGE_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -74,7 +77,7 @@ def train(
     ] = None,
     hidden: Annotated[str, typer.Option(help="Widths of the hidden layers; tanh between them.")] = "32,32",
     dtype: Annotated[
-        Dtype, typer.Option(help="float32 is twice as fast; float64 reaches much smaller gradients.")
+        Dtype, typer.Option(help="float32 suffices for training; float64 (slower) reaches far smaller gradients.")
     ] = Dtype.float32,
     seed: Annotated[
         int, typer.Option(min=0, max=2**31 - 1, help="Of the initial weights and of the split into train and test.")
@@ -204,7 +207,7 @@ def _messages() -> Iterator[None]:
     """Errors that the user can mend, as one paragraph on stderr and exit code 2."""
     try:
         yield
-    except ValueError as error:
+    except (DataError, NamingError, OptionError, RunFolderError) as error:
         _err.print(f"odeopt: {error}", soft_wrap=True, markup=False)
         raise typer.Exit(USAGE_ERROR) from error
 
@@ -222,7 +225,7 @@ def _name(part) -> str:
 def _print_beginning(experiment: Experiment) -> None:
     data, preprocessing = experiment.data_set, experiment.data_set.preprocessing
     widths = [preprocessing.input_mean.size, *experiment.hidden, preprocessing.outputs]
-    parameters = sum((width + 1) * following for width, following in zip(widths[:-1], widths[1:], strict=True))
+    parameters = sum((width + 1) * following for width, following in pairwise(widths))
     _out.print(
         f"{preprocessing.task} of {experiment.description}: {len(data.x)} examples to train on, {len(data.x_test)} to "
         f"test; network {'-'.join(map(str, widths))}, {parameters} parameters, {experiment.options.dtype}",
@@ -271,9 +274,9 @@ def _fitting_targets(file: Path, predictor: Predictor, y: np.ndarray) -> np.ndar
     assert predictor.target_mean is not None
     shape = (len(y),) if predictor.scalar_target else (len(y), predictor.target_mean.size)
     if y.dtype.kind == "U" or y.shape != shape:
-        raise ValueError(
-            f"{file}: the targets have shape {y.shape} and dtype {y.dtype}; the model predicts numbers of shape {shape}. "
-            "Leave the targets out, or write them as in the training file."
+        raise DataError(
+            f"{file}: the targets have shape {y.shape} and dtype {y.dtype}; the model predicts numbers of shape "
+            f"{shape}. Leave the targets out, or write them as in the training file."
         )
     return y
 
@@ -302,8 +305,8 @@ def _new_file(file: Path) -> Iterator[TextIO]:
     try:
         stream = file.open("x", encoding="utf-8", newline="")
     except FileExistsError as error:
-        raise ValueError(f"{file} exists already, and is not touched. Choose another name for --out.") from error
+        raise RunFolderError(f"{file} exists already, and is not touched. Choose another name for --out.") from error
     except OSError as error:
-        raise ValueError(f"{file} cannot be written ({error}). Choose another place with --out.") from error
+        raise RunFolderError(f"{file} cannot be written ({error}). Choose another place with --out.") from error
     with stream:
         yield stream

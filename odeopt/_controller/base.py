@@ -76,5 +76,3 @@ class AbstractController(eqx.Module):
     @abc.abstractmethod
     def exhausted(self, state: Any) -> Array:
         """Whether no step size is left to try."""
-
-

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._hyperparameter import concrete, hyperparameter_field
+from .._hyperparameter import concrete, hyperparameter
 from .base import ACCEPT, REJECT, AbstractController, Attempt
 
 
@@ -29,7 +29,7 @@ class ConstantStep(AbstractController):
         ```
     """
 
-    initial_step_size: Array | None = hyperparameter_field()
+    initial_step_size: Array | None = eqx.field(converter=hyperparameter)
     rate: ClassVar[str] = "start"
     rounding: ClassVar[None] = None
     monotone: ClassVar[bool] = False

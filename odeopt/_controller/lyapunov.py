@@ -14,7 +14,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._hyperparameter import concrete, hyperparameter_field
+from .._hyperparameter import concrete, hyperparameter
 from .base import ACCEPT, REJECT, SEARCH_ON, UNDECIDED, AbstractController, Attempt
 
 
@@ -69,23 +69,23 @@ class LyapunovControl(AbstractController):
     """
 
     # Each default: measured, benchmarks/core.py, table "controller".
-    decrease: Array = hyperparameter_field(default=0.1)
-    shrink: Array = hyperparameter_field(default=2.0)
-    grow: Array = hyperparameter_field(default=2.0)
-    initial_step_size: Array | None = hyperparameter_field(default=None)
+    decrease: Array = eqx.field(converter=hyperparameter, default=0.1)
+    shrink: Array = eqx.field(converter=hyperparameter, default=2.0)
+    grow: Array = eqx.field(converter=hyperparameter, default=2.0)
+    initial_step_size: Array | None = eqx.field(converter=hyperparameter, default=None)
     search: str = eqx.field(static=True, default="memory")
     bisections: int = eqx.field(static=True, default=0)
     hold_growth: bool = eqx.field(static=True, default=True)
-    scouting_growth: Array = hyperparameter_field(default=10.0)
+    scouting_growth: Array = eqx.field(converter=hyperparameter, default=10.0)
     rate: str = eqx.field(static=True, default="start")
     # Hager and Zhang's form of the test holds down to the rounding of the loss; 10 units cover the reductions of a
     # mean over up to 1e5 samples (pairwise sums lose one unit per factor of two, and half of them cancel).
-    rounding: Array | None = hyperparameter_field(default=10.0)
+    rounding: Array | None = eqx.field(converter=hyperparameter, default=10.0)
     # The float32 range less the room that h**2 and h * V' need.
-    minimum_step_size: Array = hyperparameter_field(default=1e-25)
-    maximum_step_size: Array = hyperparameter_field(default=1e15)
+    minimum_step_size: Array = eqx.field(converter=hyperparameter, default=1e-25)
+    maximum_step_size: Array = eqx.field(converter=hyperparameter, default=1e15)
     # 2**-100 spans every step size between the two bounds above that a search can meet.
-    max_rejections: Array = hyperparameter_field(default=100)
+    max_rejections: Array = eqx.field(converter=hyperparameter, default=100)
     monotone: ClassVar[bool] = True
 
     def __check_init__(self):

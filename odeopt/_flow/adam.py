@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._hyperparameter import concrete, hyperparameter_field
+from .._hyperparameter import concrete, hyperparameter
 from .._objective.oracle import Oracle
 from .._tree import size, vdot
 from .base import AbstractFlow, State
@@ -49,9 +49,9 @@ class Adam(AbstractFlow):
         ```
     """
 
-    momentum_rate: Array = hyperparameter_field(default=1.0)
-    scaling_rate: Array = hyperparameter_field(default=1.0)
-    epsilon: Array | None = hyperparameter_field(default=None)
+    momentum_rate: Array = eqx.field(converter=hyperparameter, default=1.0)
+    scaling_rate: Array = eqx.field(converter=hyperparameter, default=1.0)
+    epsilon: Array | None = eqx.field(converter=hyperparameter, default=None)
     bias_correction: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):

@@ -6,11 +6,12 @@ for any \(f\) and \(a \ge 0\). (Polyak, 1964, Some methods of speeding up the co
 Alvarez, 2000, On the minimizing property of a second order dissipative system in Hilbert spaces.)
 """
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._hyperparameter import concrete, hyperparameter_field
+from .._hyperparameter import concrete, hyperparameter
 from .._objective.oracle import Oracle
 from .._tree import vdot
 from .base import AbstractFlow, State
@@ -41,7 +42,7 @@ class HeavyBall(AbstractFlow):
         ```
     """
 
-    friction: Array | None = hyperparameter_field(default=None)
+    friction: Array | None = eqx.field(converter=hyperparameter, default=None)
 
     def __check_init__(self):
         if concrete(self.friction) and not 0 <= float(self.friction) < float("inf"):

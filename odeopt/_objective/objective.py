@@ -20,7 +20,10 @@ class AbstractObjective(eqx.Module):
     kept: an accepted trial costs two forward passes and one backward pass, in less memory).
     """
 
-    evaluation: eqx.AbstractVar[str]
+    @property
+    @abc.abstractmethod
+    def evaluation(self) -> str:
+        """`"linearised"` or `"lazy"`."""
 
     @abc.abstractmethod
     def value(self, parameters: PyTree) -> Array:
@@ -53,7 +56,7 @@ class Objective(AbstractObjective):
     fn: Callable[[Any, Any], Any]
     args: PyTree = None
     has_aux: bool = eqx.field(static=True, default=False)
-    evaluation: str = eqx.field(static=True, default="linearised")
+    evaluation: str = eqx.field(static=True, default="linearised")  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
 
     def __check_init__(self):
         if self.evaluation not in ("linearised", "lazy"):
@@ -61,10 +64,20 @@ class Objective(AbstractObjective):
 
     def value(self, parameters: PyTree) -> Array:
         returned = self.fn(parameters, self.args)
-        return jnp.asarray(returned[0] if self.has_aux else returned)
+        return jnp.asarray(_number(returned[0] if self.has_aux else returned))
 
     def auxiliary(self, parameters: PyTree) -> PyTree:
         return self.fn(parameters, self.args)[1] if self.has_aux else None
+
+
+def _number(returned):
+    """What a function returned, if it can be a number at all."""
+    if isinstance(returned, (bool, int, float, complex)) or (hasattr(returned, "dtype") and hasattr(returned, "shape")):
+        return returned
+    hint = " If it returns (value, aux), pass has_aux=True." if isinstance(returned, tuple) else ""
+    raise TypeError(
+        f"the objective must return one floating-point number; it returned a {type(returned).__name__}.{hint}"
+    )
 
 
 class PartialObjective(AbstractObjective):
@@ -74,7 +87,7 @@ class PartialObjective(AbstractObjective):
     frozen: PyTree
 
     @property
-    def evaluation(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def evaluation(self) -> str:
         return self.full.evaluation
 
     def value(self, parameters: PyTree) -> Array:
@@ -99,15 +112,7 @@ def as_objective(fn, args: PyTree, has_aux: bool) -> AbstractObjective:
 
 def check_scalar_value(objective: AbstractObjective, parameters: PyTree) -> jax.ShapeDtypeStruct:
     """The shape and dtype of the value, or an error that says what the function returned instead of a number."""
-    try:
-        value = eqx.filter_eval_shape(objective.value, parameters)
-    except TypeError as error:
-        if "not a valid JAX type" in str(error) or "JAX array type" in str(error):
-            raise TypeError(
-                f"the objective must return one floating-point number. ({error}) "
-                "If it returns (value, aux), pass has_aux=True."
-            ) from error
-        raise
+    value = eqx.filter_eval_shape(objective.value, parameters)
     if value.shape != ():
         raise ValueError(
             f"the objective must return a scalar; it returned an array of shape {value.shape}. "

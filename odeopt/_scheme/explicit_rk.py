@@ -82,8 +82,8 @@ class ExplicitRK(AbstractScheme):
 
         def quadrature() -> Array:
             rates = [
-                weight * flow.dissipation(*stage)
-                for weight, *stage in zip(self.weights, times, states, oracles, strict=True)
+                weight * flow.dissipation(stage_t, stage, stage_oracle)
+                for weight, stage_t, stage, stage_oracle in zip(self.weights, times, states, oracles, strict=True)
                 if weight != 0
             ]
             return jnp.sum(jnp.stack(rates))
