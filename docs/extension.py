@@ -7,37 +7,68 @@ extension, which writes out the constructors that Equinox generates.
 import importlib
 import inspect
 import re
+from pathlib import Path
 
 import griffe
+import typer
 
 import odeopt
+from odeopt import cli
+
+PUBLIC = {name: value for name, value in vars(odeopt).items() if isinstance(value, type)}
 
 
 def on_page_markdown(markdown: str, **_) -> str:
-    """A page with `{{ Class.parameter }}`, `{{ module:CONSTANT }}` and `{{ results }}` filled in."""
-    return re.sub(r"\{\{ (\S+) \}\}", lambda match: _text(match[1]), markdown)
+    """A page with its `{{ ... }}` filled in.
+
+    `{{ Class.parameter }}` is a default, `{{ module:CONSTANT }}` a number, `{{ results }}` the table of results,
+    `{{ all AbstractFlow }}` the reference of every concrete flow, `{{ options train }}` the table of the
+    options of a command, and `{{ readme }}` the text of README.md.
+    """
+    return re.sub(r"\{\{ (.+?) \}\}", lambda match: _text(match[1]), markdown)
 
 
 def _text(name: str) -> str:
+    if name == "readme":
+        return Path("README.md").read_text(encoding="utf-8").replace("(docs/", "(")
     if name == "results":
         rows = [f"| `{key}` | {odeopt.RESULTS[item]} |" for key, item in odeopt.RESULTS._name_to_item.items() if key]
         return "\n".join(["| result | sentence |", "|---|---|", *rows])
+    if name.startswith("options "):
+        return _options(name.removeprefix("options "))
+    if name.startswith("all "):
+        kind = PUBLIC[name.removeprefix("all ")]
+        return "\n\n".join(f"::: odeopt.{key}" for key, cls in PUBLIC.items() if _is_concrete(cls, kind))
     if ":" in name:
         module, constant = name.split(":")
         return f"{getattr(importlib.import_module(module), constant):g}"
     cls, parameter = name.split(".")
-    default = inspect.signature(getattr(odeopt, cls)).parameters[parameter].default
+    default = inspect.signature(PUBLIC[cls]).parameters[parameter].default
     if default is inspect.Parameter.empty:
         raise ValueError(f"{name} has no default")
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
+def _options(command: str) -> str:
+    """The arguments and options of a command of the command line, as a table."""
+    rows = ["| option | default | meaning |", "|---|---|---|"]
+    for parameter in typer.main.get_command(cli.app).commands[command].params:
+        given = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.name.upper()
+        default = "" if parameter.default in (None, False) or parameter.required else f"`{parameter.default}`"
+        rows.append(f"| `{given}` | {'required' if parameter.required else default} | {parameter.help} |")
+    return "\n".join(rows)
+
+
+def _is_concrete(cls: type, kind: type) -> bool:
+    return issubclass(cls, kind) and not inspect.isabstract(cls)
+
+
 class Constructors(griffe.Extension):
-    """Gives every public class without a written constructor the signature that it has at run time."""
+    """Gives every class without a written constructor the signature that it has at run time."""
 
     def on_class(self, *, cls: griffe.Class, **_) -> None:
-        known = getattr(odeopt, cls.name, None)
-        if known is None or "__init__" in cls.members or getattr(known, "__module__", "") != cls.module.path:
+        known = PUBLIC.get(cls.name)
+        if known is None or "__init__" in cls.members or known.__module__ != cls.module.path:
             return
         parameters = list(inspect.signature(known).parameters.values())
         if not parameters:

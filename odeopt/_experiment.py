@@ -16,7 +16,6 @@ import numpy as np
 import odeopt
 
 from ._data import CLASSIFICATION, DataSet, digits, load_data
-from ._hyperparameter import hyperparameter
 from ._named import build, describe, file_of
 from ._networks import accuracy, cross_entropy, explained_variance, mean_square, multilayer_perceptron
 from ._predictor import Predictor, scores
@@ -99,9 +98,7 @@ def prepare(options: Options) -> Experiment:
     if options.time_limit is not None and not options.time_limit > 0:
         raise OptionError(f"--time-limit {options.time_limit}: expected seconds > 0. Leave it out for no limit.")
     try:
-        stop = Stop(
-            gradient_norm=hyperparameter(options.gradient_norm), target_loss=hyperparameter(options.target_loss)
-        )
+        stop = Stop(gradient_norm=options.gradient_norm, target_loss=options.target_loss)
     except ValueError as error:
         raise OptionError(f"--gradient-norm or --target-loss cannot be used: {error}") from error
     public = vars(odeopt)

@@ -1,5 +1,7 @@
 """Minimise a function: the loop compiled as a whole."""
 
+from dataclasses import replace
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -83,6 +85,8 @@ def minimise(
         problem = continued(problem, parameters, state)
     run = None if state is None else state.run
     solution = _minimise(problem, parameters, run, max_steps, history, progress)
+    # Joined outside the compiled function, which would turn a model's NumPy arrays into trainable JAX arrays.
+    solution = replace(solution, value=merge_parameters(solution.value, problem.objective.frozen))
     return _raise_on_failure(solution) if throw else solution
 
 
@@ -127,18 +131,19 @@ def _minimise(problem: Problem, parameters: PyTree, run: Run | None, max_steps: 
         run = resume(problem, run)
     first = starting_point(run)
     record = None if history is None else empty_record(run, max_steps, history == "states")
-    run, record = advance(problem, run, record, max_steps, progress)
+    if max_steps > 0:
+        run, record = advance(problem, run, record, max_steps, progress)
     return conclude(problem, run, None if record is None else history_of(record, first))
 
 
 def conclude(problem: Problem, run: Run, history) -> Solution:
-    """The solution of a run that has ended, or that has used up its trials."""
+    """The solution of a run that has ended, or that has used up its trials; its value holds the trained leaves only."""
     loss, position = best_point(run)
     objective = problem.objective
     aux = objective.auxiliary(position)
     counts = {name: run.counts[index] for index, name in enumerate(COUNTS)}
     return Solution(
-        value=merge_parameters(position, objective.frozen),
+        value=position,
         loss=loss,
         result=from_code(jnp.where(run.result == RUNNING, code(RESULTS.max_steps_reached), run.result)),
         stats=counts | {"cost": counts["values"] + 2 * counts["gradients"]},

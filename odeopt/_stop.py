@@ -15,6 +15,10 @@ from ._results import RESULTS, RUNNING, code
 CHANGE_WINDOW = 10
 # ... unless the step size has grown so much over them that it was the step that was small, and not the slope.
 CHANGE_GROWTH = 10.0
+# Where the loss does not resolve the steps and the gradient norm has met no new low for so many trials, rounding has
+# the last word. Gradients at the rounding level pass the test by chance two times out of three, so that the bound on
+# consecutive rejections is never met there; an inertial flow may need some hundred trials for one oscillation.
+FLOOR_TRIALS = 1000
 
 
 class Stop(eqx.Module):
@@ -66,6 +70,7 @@ class Monitor(eqx.Module):
 
     initial_stationarity: Array
     peaks: "Peaks | None"  # None where nothing waits for a kinetic energy
+    floor: "Floor"
     window: "Window"
 
 
@@ -74,6 +79,13 @@ class Peaks(eqx.Module):
 
     stationarity: Array
     kinetic: Array
+
+
+class Floor(eqx.Module):
+    """The smallest stationarity so far, and for how many trials in a row nothing told that the run gets anywhere."""
+
+    lowest: Array
+    fruitless: Array
 
 
 class Window(eqx.Module):
@@ -90,6 +102,7 @@ def start_monitor(stop: Stop, loss: Array, stationarity: Array, kinetic: Array |
     return Monitor(
         initial_stationarity=stationarity,
         peaks=Peaks(stationarity, kinetic) if stop.kinetic and kinetic is not None else None,
+        floor=Floor(stationarity, jnp.asarray(0, jnp.int32)),
         window=Window(loss, step_size, jnp.asarray(CHANGE_WINDOW, jnp.int32), jnp.asarray(False)),
     )
 
@@ -98,13 +111,22 @@ def watch(
     stop: Stop,
     monitor: Monitor,
     accepted: Array,
+    asked: Array,
     loss: Array,
     stationarity: Array,
     kinetic: Array | None,
     step_size: Array,
 ) -> Monitor:
-    """The monitor after a trial: `kinetic` at the trial, loss and stationarity where the run now stands."""
-    peaks, window = monitor.peaks, monitor.window
+    """The monitor after a trial: `kinetic` at the trial, loss and stationarity where the run now stands.
+
+    `asked` is whether the decision was taken from gradients.
+    """
+    peaks, floor, window = monitor.peaks, monitor.floor, monitor.window
+    gets_on = ~asked | (stationarity < floor.lowest)
+    floor = Floor(
+        lowest=jnp.minimum(floor.lowest, stationarity),
+        fruitless=jnp.where(gets_on, 0, floor.fruitless + 1).astype(jnp.int32),
+    )
     if peaks is not None and kinetic is not None:
         peaks = Peaks(
             jnp.maximum(peaks.stationarity, stationarity),
@@ -112,7 +134,7 @@ def watch(
         )
     if stop.loss_change is not None:
         window = _slide(window, stop.loss_change, accepted, loss, step_size)
-    return Monitor(monitor.initial_stationarity, peaks, window)
+    return Monitor(monitor.initial_stationarity, peaks, floor, window)
 
 
 def _slide(window: Window, tolerance: Array, accepted: Array, loss: Array, step_size: Array) -> Window:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import equinox as eqx
@@ -154,7 +154,8 @@ def train(
     run = eqx.tree_at(lambda r: r.result, run, jnp.asarray(result, jnp.int32))
     board.finish(run, trials)
     solution = conclude(problem, run, None if history is None else _join(records, run, first, history))
-    solution = eqx.tree_at(lambda s: s.metrics, solution, board.table(), is_leaf=lambda leaf: leaf is None)
+    model = merge_parameters(solution.value, problem.objective.frozen)
+    solution = replace(solution, value=model, metrics=board.table())
     return solution.value, solution
 
 

@@ -12,10 +12,10 @@ from ._flow.base import AbstractFlow, State, overrides
 from ._objective import Oracle, Tally, directional_change, reads
 from ._record import Record, write
 from ._results import RESULTS, RUNNING, code
-from ._run import Best, Problem, Run, cost, kinetic_part, rounding_unit
+from ._run import COUNTS, Best, Problem, Run, cost, kinetic_part, rounding_unit
 from ._scheme.base import Trial
 from ._snapshot import EnergySplit, Snapshot, energy_change, split_energy, stationarity
-from ._stop import verdict, watch
+from ._stop import FLOOR_TRIALS, Monitor, verdict, watch
 from ._tree import select, subtract, vdot
 
 
@@ -31,13 +31,6 @@ class Arrival(eqx.Module):
     stationarity: Array
     dissipation: Array | None  # None: known before the decision
     split: EnergySplit | None  # None: known before the decision
-
-
-class _Answer(eqx.Module):
-    """The outcome of the test by gradients: accepted at all, and because the energy is known to fall."""
-
-    accepted: Array
-    resolved: Array
 
 
 def attempt_step(problem: Problem, run: Run, record: Record | None) -> tuple[Run, Record | None]:
@@ -70,12 +63,12 @@ def attempt_step(problem: Problem, run: Run, record: Record | None) -> tuple[Run
     tallies = {"accept": Tally(), "ask": Tally()}
 
     def reject():
-        return _stay(before, late, overrides(flow, "jump")), _Answer(jnp.asarray(False), jnp.asarray(True))
+        return _stay(before, late, overrides(flow, "jump")), jnp.asarray(False)
 
     def accept():
         tallies["accept"] = Tally()
         arrival = arrive(step.oracle.fork(tallies["accept"]))
-        return arrival, _Answer(jnp.asarray(True), jnp.asarray(True))
+        return arrival, jnp.asarray(True)
 
     def ask_gradients():
         tallies["ask"] = Tally()
@@ -84,21 +77,22 @@ def attempt_step(problem: Problem, run: Run, record: Record | None) -> tuple[Run
         value_change = directional_change(oracle, there, displacement).astype(dtype)
         exact = energy_change(before.split, split, before.value, value_change)
         excess = exact - controller.bound(step_size, attempt.rate)
-        # Where the rounded position cannot follow so short a step, the gradients do not see what it would have done.
+        # A first step size may be so short that the rounded position cannot follow it, and the gradients do not see
+        # what it would have done: until a trial has been rejected, such a step is given the benefit of the doubt.
         unseen = split.scaled(_position_rounding(oracle, there, before.state.position, step.oracle.value.dtype))
-        passes = jnp.isfinite(exact) & (excess <= jnp.abs(unseen).astype(dtype))
+        benefit = jnp.where(run.counts[COUNTS.index("rejected")] == 0, jnp.abs(unseen).astype(dtype), 0)
+        passes = jnp.isfinite(exact) & (excess <= benefit)
         stay = _stay(before, late, overrides(flow, "jump"))
-        return select(passes, arrive(there), stay), _Answer(passes, excess <= 0)
+        return select(passes, arrive(there), stay), passes
 
     if controller.rounding is None:
         asked = jnp.asarray(False)
-        arrival, answer = jax.lax.cond(decision == ACCEPT, accept, reject)
+        arrival, accepted = jax.lax.cond(decision == ACCEPT, accept, reject)
     else:
         asked = decision == UNDECIDED
         # One flat switch: a cond inside the accepting branch costs several times as much on small problems.
         branch = jnp.where(asked, 2, jnp.where(decision == ACCEPT, 1, 0))
-        arrival, answer = jax.lax.switch(branch, [reject, accept, ask_gradients])
-    accepted = answer.accepted
+        arrival, accepted = jax.lax.switch(branch, [reject, accept, ask_gradients])
 
     def chosen(there, here):
         return jax.tree.map(lambda a, b: jnp.where(accepted, a, b), there, here)
@@ -111,15 +105,19 @@ def attempt_step(problem: Problem, run: Run, record: Record | None) -> tuple[Run
         dissipation=chosen(dissipation, before.dissipation) if arrival.dissipation is None else arrival.dissipation,
         stationarity=arrival.stationarity,
     )
-    controller_state = controller.update(run.controller, attempt, decision, accepted, answer.resolved)
+    controller_state = controller.update(run.controller, attempt, decision, accepted)
     counts = run.counts + _counted(tally, tallies, accepted, asked)
     kinetic = kinetic_part(flow, t, arrival.state if overrides(flow, "jump") else state)
-    monitor = watch(problem.stop, run.monitor, accepted, snapshot.value, snapshot.stationarity, kinetic, step_size)
+    monitor = watch(
+        problem.stop, run.monitor, accepted, asked, snapshot.value, snapshot.stationarity, kinetic, step_size
+    )
     spent = None if problem.stop.max_evaluations is None else cost(counts).astype(dtype)
     result = verdict(problem.stop, monitor, snapshot.value, snapshot.stationarity, kinetic, spent)
     # At a rejected trial `kinetic` is not that of the point where the run stands, which has been judged before.
     result = jnp.where(accepted | (result != code(RESULTS.converged)), result, RUNNING)
-    result = _failure(result, accepted, snapshot, controller.exhausted(controller_state), value, asked)
+    result = _failure(
+        result, attempt, accepted, snapshot, controller.exhausted(controller_state), value, asked, monitor
+    )
     if record is not None:
         record = write(record, accepted, t, step_size, snapshot)
     run = Run(
@@ -239,13 +237,27 @@ def _arrive(
     )
 
 
-def _failure(result: Array, accepted: Array, after: Snapshot, exhausted: Array, value: Array, asked: Array) -> Array:
+def _failure(
+    result: Array,
+    attempt: Attempt,
+    accepted: Array,
+    after: Snapshot,
+    exhausted: Array,
+    value: Array,
+    asked: Array,
+    monitor: Monitor,
+) -> Array:
     """The result of a trial, where something has gone wrong with it."""
     smooth = jnp.isfinite(after.dissipation) & jnp.isfinite(after.stationarity)
     # Squares of such a number overflow: no loss of use has a minimum down there.
     bottomless = after.value < -(float(jnp.finfo(value.dtype).max) ** 0.5)
-    cause = jnp.where(asked, code(RESULTS.rounding_floor_reached), code(RESULTS.step_underflow))
+    # Where the flow dissipates nothing the test asks for no decrease, and rounding is not what it fails by.
+    floor = asked & (attempt.rate < 0)
+    cause = jnp.where(floor, code(RESULTS.rounding_floor_reached), code(RESULTS.step_underflow))
     cause = jnp.where(value == -jnp.inf, code(RESULTS.unbounded_below), cause)
-    result = jnp.where((result == RUNNING) & ~accepted & exhausted, cause, result)
+    running = result == RUNNING
+    result = jnp.where(running & ~accepted & exhausted, cause, result)
+    lost = monitor.floor.fruitless >= FLOOR_TRIALS
+    result = jnp.where(running & lost, code(RESULTS.rounding_floor_reached), result)
     result = jnp.where(accepted & ~smooth, code(RESULTS.nonfinite_dissipation), result)
     return jnp.where(bottomless, code(RESULTS.unbounded_below), result).astype(jnp.int32)

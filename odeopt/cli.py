@@ -41,7 +41,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     help="Train networks by following dissipative flows: no learning rate, and an energy that never rises.",
 )
 _out = Console(highlight=False)

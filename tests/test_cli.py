@@ -14,9 +14,9 @@ import pytest
 from typer.testing import CliRunner
 
 import odeopt
-import odeopt._experiment
 from odeopt._data import digits
 from odeopt._experiment import energy_verdict
+from odeopt._named import build
 from odeopt.cli import app
 
 MY_FLOW = """
@@ -128,9 +128,16 @@ def test_configuration_is_enough_to_repeat_the_run(digits_run):
     assert "epsilon=None" not in config["solver"]["flow"]
 
 
-@pytest.mark.parametrize("flow", ["heavy-ball", "HEAVYBALL(friction=0.5)", "HeavyBall"])
-def test_flow_scheme_and_controller_are_taken_by_name(tmp_path, flow):
-    outcome = train(tmp_path / "run", "--flow", flow, "--scheme", "heun", "--controller", "constant-step(0.1)", steps=3)
+@pytest.mark.parametrize(
+    "text", ["HeavyBall", "heavy-ball", "heavy_ball", "HEAVYBALL()", " HeavyBall (friction=None) "]
+)
+def test_name_is_read_in_any_case_with_or_without_hyphens(text):
+    assert isinstance(build(text, odeopt.AbstractFlow, vars(odeopt)), odeopt.HeavyBall)
+
+
+def test_flow_scheme_and_controller_are_taken_by_name(tmp_path):
+    names = ("--flow", "heavy-ball", "--scheme", "heun", "--controller", "constant-step(0.1)")
+    outcome = train(tmp_path / "run", *names, steps=3)
     assert outcome.exit_code == 0, outcome.output
     assert "HeavyBall · Heun · ConstantStep" in outcome.output
     assert [float(row["step_size"]) for row in read_csv(tmp_path / "run" / "history.csv")] == pytest.approx([0.1] * 3)
@@ -157,7 +164,7 @@ def test_flow_of_ones_own_is_the_same_as_the_one_of_the_library(tmp_path):
     assert table_of(own)["energy never rose"].startswith("yes")
 
 
-def test_table_that_cannot_be_learnt_from_a_file_alone_is_learnt_and_predicted(tmp_path, flowers):
+def test_csv_with_unicode_names_is_learnt_and_predicted(tmp_path, flowers):
     outcome = train(tmp_path / "run", "--data", flowers, steps=60)
     assert outcome.exit_code == 0, outcome.output
     assert float(table_of(outcome)["accuracy, test"]) > 0.9
@@ -233,9 +240,13 @@ def test_time_limit_and_target_loss_end_the_run(tmp_path):
 
 
 def test_run_that_fails_says_so_and_leaves_its_folder(tmp_path):
-    outcome = train(tmp_path / "run", "--flow", "GradientFlow", "--controller", "ConstantStep(1e30)")
+    (tmp_path / "mine.py").write_text(MY_FLOW.replace("return oracle.value", "return jnp.inf * oracle.value"))
+    outcome = train(tmp_path / "run", "--flow", f"{tmp_path / 'mine.py'}:MyFlow")
     assert outcome.exit_code == 1, outcome.output
-    assert (tmp_path / "run" / "config.json").exists()
+    assert table_of(outcome)["stopped because"] == str(odeopt.RESULTS.nonfinite_start)
+    assert table_of(outcome)["energy never rose"] == "no accepted step to measure"
+    assert read_csv(tmp_path / "run" / "history.csv") == []
+    assert odeopt.load(tmp_path / "run")(np.zeros(64)).shape == (10,)
 
 
 def test_energy_that_rises_is_reported(tmp_path):
@@ -259,7 +270,7 @@ def test_energy_that_rises_is_reported(tmp_path):
 )
 def test_rise_of_the_energy_is_measured_against_rounding(energy, verdict):
     column = np.array(energy, np.float32)
-    start = {"energy": np.float32(3.0)}
+    start = {"energy": np.asarray(3.0, np.float32)}
     history = odeopt.History(column, column, column, column, column, column, column, start=start)
     assert energy_verdict(history).startswith(verdict)
 

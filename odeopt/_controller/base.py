@@ -66,12 +66,8 @@ class AbstractController(eqx.Module):
         """One of the verdicts, an int32 scalar."""
 
     @abc.abstractmethod
-    def update(self, state: Any, attempt: Attempt, verdict: Array, accepted: Array, resolved: Array) -> Any:
-        """The state before the next trial.
-
-        `accepted` is the final word on an undecided trial; `resolved` is false where it was accepted only because the
-        step is too short for the rounded position to follow.
-        """
+    def update(self, state: Any, attempt: Attempt, verdict: Array, accepted: Array) -> Any:
+        """The state before the next trial; `accepted` is the final word on an undecided trial."""
 
     @abc.abstractmethod
     def exhausted(self, state: Any) -> Array:

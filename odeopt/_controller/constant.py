@@ -54,9 +54,7 @@ class ConstantStep(AbstractController):
     def judge(self, state: _ConstantState, attempt: Attempt) -> Array:
         return jnp.where(attempt.finite, ACCEPT, REJECT).astype(jnp.int32)
 
-    def update(
-        self, state: _ConstantState, attempt: Attempt, verdict: Array, accepted: Array, resolved: Array
-    ) -> _ConstantState:
+    def update(self, state: _ConstantState, attempt: Attempt, verdict: Array, accepted: Array) -> _ConstantState:
         return _ConstantState(state.step_size, ~accepted)
 
     def exhausted(self, state: _ConstantState) -> Array:

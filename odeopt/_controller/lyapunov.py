@@ -30,7 +30,7 @@ class _LyapunovState(eqx.Module):
     step_size: Array
     first: Array  # the step size that a restarting search begins with
     growth: Array  # the factor after the next accepted step
-    fruitless: Array  # consecutive trials without a step that is known to lower the energy
+    rejections: Array  # consecutive
     bracket: _Bracket | None
 
 
@@ -53,8 +53,7 @@ class LyapunovControl(AbstractController):
     - `rounding`: multiples of the rounding unit of the loss; where the decision would depend on less, it is taken from
         gradients (approximate Wolfe test, Hager and Zhang, 2005). `None`: never.
     - `minimum_step_size`, `maximum_step_size`: bounds on the step.
-    - `max_rejections`: consecutive trials without a step that is known to lower the energy, after which the run ends
-        with a result that says why.
+    - `max_rejections`: consecutive rejections after which the run ends with a result that says why.
 
     **Raises:** `ValueError` for a parameter out of range.
 
@@ -117,7 +116,7 @@ class LyapunovControl(AbstractController):
             step_size=first,
             first=first,
             growth=jnp.maximum(self.grow, self.scouting_growth).astype(first.dtype),
-            fruitless=jnp.asarray(0, jnp.int32),
+            rejections=jnp.asarray(0, jnp.int32),
             bracket=self._new_bracket(first) if self.bisections else None,
         )
 
@@ -134,9 +133,7 @@ class LyapunovControl(AbstractController):
         verdict = jnp.where(jnp.abs(excess) <= attempt.rounding, UNDECIDED, passes) if self._tests_gradients else passes
         return jnp.where(attempt.finite, verdict, REJECT).astype(jnp.int32)
 
-    def update(
-        self, state: _LyapunovState, attempt: Attempt, verdict: Array, accepted: Array, resolved: Array
-    ) -> _LyapunovState:
+    def update(self, state: _LyapunovState, attempt: Attempt, verdict: Array, accepted: Array) -> _LyapunovState:
         after_pass = self._next_first(state, attempt.step_size)
         bracket, after_failure = self._shorter(state, attempt.step_size, verdict)
         step_size = jnp.where(accepted, after_pass, after_failure).astype(attempt.step_size.dtype)
@@ -144,12 +141,12 @@ class LyapunovControl(AbstractController):
             step_size=jnp.minimum(step_size, self.maximum_step_size.astype(step_size.dtype)),
             first=state.first,
             growth=self._next_growth(state, accepted).astype(state.growth.dtype),
-            fruitless=jnp.where(accepted & resolved, 0, state.fruitless + 1).astype(jnp.int32),
+            rejections=jnp.where(accepted, 0, state.rejections + 1).astype(jnp.int32),
             bracket=bracket and _choose(accepted, self._new_bracket(step_size), bracket),
         )
 
     def exhausted(self, state: _LyapunovState) -> Array:
-        return (state.fruitless >= self.max_rejections) | (state.step_size < self.minimum_step_size)
+        return (state.rejections >= self.max_rejections) | (state.step_size < self.minimum_step_size)
 
     @property
     def _tests_gradients(self) -> bool:
