@@ -54,7 +54,7 @@ def _options(command: str) -> str:
     rows = ["| option | default | meaning |", "|---|---|---|"]
     for parameter in typer.main.get_command(cli.app).commands[command].params:
         given = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.name.upper()
-        default = "" if parameter.default in (None, False) or parameter.required else f"`{parameter.default}`"
+        default = "" if parameter.default is None or parameter.default is False else f"`{parameter.default}`"
         rows.append(f"| `{given}` | {'required' if parameter.required else default} | {parameter.help} |")
     return "\n".join(rows)
 

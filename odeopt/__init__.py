@@ -33,3 +33,12 @@ from ._solver import Solver as Solver
 from ._stop import Stop as Stop
 from ._train import Progress as Progress
 from ._train import train as train
+
+
+def __getattr__(name: str):
+    # matplotlib is imported when a picture is asked for, and not before.
+    if name == "plot":
+        import importlib
+
+        return importlib.import_module(".plot", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

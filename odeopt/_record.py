@@ -26,13 +26,13 @@ class Record(eqx.Module):
     states: State | None
 
 
-def empty_record(run: Run, rows: int, keep_states: bool) -> Record:
-    """A history with room for `rows` accepted steps."""
+def empty_record(run: Run, rows: int, keep_states: bool, rejections: Array | int = 0) -> Record:
+    """A history with room for `rows` accepted steps; `rejections` since the last accepted step of an earlier one."""
     states = None
     if keep_states:
         states = jax.tree.map(lambda leaf: jnp.full((rows, *leaf.shape), jnp.nan, leaf.dtype), run.snapshot.state)
-    zero = jnp.asarray(0, jnp.int32)
-    return Record(zero, zero, jnp.full((rows, len(COLUMNS)), jnp.nan, run.t.dtype), states)
+    length, rejections = jnp.asarray(0, jnp.int32), jnp.asarray(rejections, jnp.int32)
+    return Record(length, rejections, jnp.full((rows, len(COLUMNS)), jnp.nan, run.t.dtype), states)
 
 
 def write(record: Record, accepted: Array, t: Array, step_size: Array, after: Snapshot) -> Record:

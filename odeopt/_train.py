@@ -122,26 +122,28 @@ def train(
     problem, parameters = prepare(
         objective, None, False, solver, model, Stop(gradient_norm=1e-6) if stop is None else stop
     )
-    if state is None:
-        problem, run = _start(problem, parameters)
-    else:
-        problem = continued(problem, parameters, state)
-        run = _resume(problem, state.run)
-    first = starting_point(run)
-    records: list[Record] = []
-    board = _Scoreboard(problem, metrics or {}, data, validation)
     with _interruption() as interrupted, _bar(progress, max_steps) as bar:
+        if state is None:
+            problem, run = _start(problem, parameters)
+        else:
+            problem = continued(problem, parameters, state)
+            run = _resume(problem, state.run)
+        first = starting_point(run)
+        parts: list[PyTree] = []
+        rejections = 0
+        board = _Scoreboard(problem, metrics or {}, data, validation)
         trials, block, result = 0, 1, int(run.result)
         while result == RUNNING and trials < max_steps:
             block = min(block, max_steps - trials)
             tick = time.monotonic()
-            run, record = _block(problem, run, block, history)
+            run, record = _block(problem, run, rejections, block, history)
             result = int(run.result)  # waits for the block
             now = time.monotonic()
             done = int(run.counts[0] + run.counts[1]) - _trials_before(state) - trials
             trials += done
             if record is not None:
-                records.append(jax.tree.map(np.asarray, record))
+                parts.append(_written(record))
+                rejections = int(record.rejections)
             board.update(run, trials, now)
             report = _report(problem, run, trials, board.newest, now - began)
             _draw(bar, report, done)
@@ -153,7 +155,7 @@ def train(
             block = _next_block(block, now - tick, deadline - now, history)
     run = eqx.tree_at(lambda r: r.result, run, jnp.asarray(result, jnp.int32))
     board.finish(run, trials)
-    solution = conclude(problem, run, None if history is None else _join(records, run, first, history))
+    solution = conclude(problem, run, None if history is None else _join(parts, run, first, history))
     model = merge_parameters(solution.value, problem.objective.frozen)
     solution = replace(solution, value=model, metrics=board.table())
     return solution.value, solution
@@ -193,13 +195,16 @@ def _resume(problem: Problem, run: Run) -> Run:
     return resume(problem, run)
 
 
-def _block(problem: Problem, run: Run, trials: int, history: str | None) -> tuple[Run, Record | None]:
-    return _compiled_block(problem, run, jnp.asarray(trials, jnp.int32), history)
+def _block(problem: Problem, run: Run, rejections: int, trials: int, history: str | None) -> tuple[Run, Record | None]:
+    # Arrays, so that every block is the same compiled program.
+    return _compiled_block(problem, run, jnp.asarray(rejections, jnp.int32), jnp.asarray(trials, jnp.int32), history)
 
 
 @eqx.filter_jit
-def _compiled_block(problem: Problem, run: Run, trials: Array, history: str | None) -> tuple[Run, Record | None]:
-    record = None if history is None else empty_record(run, _room(history), history == "states")
+def _compiled_block(
+    problem: Problem, run: Run, rejections: Array, trials: Array, history: str | None
+) -> tuple[Run, Record | None]:
+    record = None if history is None else empty_record(run, _room(history), history == "states", rejections)
     return advance(problem, run, record, trials)
 
 
@@ -218,16 +223,18 @@ def _trials_before(state: SolverState | None) -> int:
     return 0 if state is None else int(state.run.counts[0] + state.run.counts[1])
 
 
-def _join(records: list[Record], run: Run, first: dict[str, Array], history: str) -> History:
+def _written(record: Record) -> PyTree:
+    """The rows of a block's history that were written, copied so that the rest of the buffer can go."""
+    written = slice(int(record.length))
+    return jax.tree.map(lambda leaf: np.array(np.asarray(leaf)[written]), (record.rows, record.states))
+
+
+def _join(parts: list[PyTree], run: Run, first: dict[str, Array], history: str) -> History:
     """The histories of all blocks, one after the other."""
-    if not records:
-        records = [jax.tree.map(np.asarray, empty_record(run, 0, history == "states"))]
-    parts = []
-    for record in records:
-        written = slice(int(record.length))
-        parts.append(jax.tree.map(lambda leaf, written=written: leaf[written], (record.rows, record.states)))
+    parts = parts or [_written(empty_record(run, 0, history == "states"))]
     rows, states = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-    return history_of(Record(np.asarray(len(rows)), np.asarray(0), rows, states), jax.tree.map(np.asarray, first))
+    record = Record(np.asarray(len(rows)), np.asarray(0), rows, states)
+    return history_of(record, jax.tree.map(np.asarray, first))
 
 
 def _report(problem: Problem, run: Run, trials: int, metrics: dict[str, float], elapsed: float) -> Progress:
