@@ -1,6 +1,7 @@
 """Optimizers as dissipative dynamical systems, with step control that preserves their dissipation."""
 
 from ._controller import AbstractController as AbstractController
+from ._controller import Attempt as Attempt
 from ._controller import ConstantStep as ConstantStep
 from ._controller import LyapunovControl as LyapunovControl
 from ._flow import AbstractFlow as AbstractFlow
@@ -12,6 +13,7 @@ from ._minimise import minimise as minimise
 from ._objective import AbstractObjective as AbstractObjective
 from ._objective import Objective as Objective
 from ._objective import Oracle as Oracle
+from ._predictor import Predictor as Predictor
 from ._results import RESULTS as RESULTS
 from ._run_folder import load as load
 from ._scheme import RK4 as RK4

@@ -74,7 +74,7 @@ def start(problem: Problem, position: PyTree) -> tuple[Problem, Run]:
     step_size = controller.initial_step_size
     if step_size is None:
         # A hundredth: short enough that the first trial is rarely far off, and the growth until the first rejection
-        # makes up for the rest in a few trials (benchmarks/core.py, table "initial step size").
+        # makes up for the rest in a few trials (benchmarks/core.py, table "initial_step").
         step_size = 0.01 * flow.unit_of_time(state, oracle)
     solver = Solver(flow, solver.scheme, controller)
     problem = Problem(problem.objective, solver, stop)

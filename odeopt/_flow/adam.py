@@ -132,5 +132,5 @@ class Adam(AbstractFlow):
 
 
 # epsilon over the root mean square of the first gradient, where none is given. Measured: benchmarks/core.py,
-# table "epsilon".
+# table "constants".
 OPEN_EPSILON = 1e-3

@@ -31,7 +31,7 @@ class HeavyBall(AbstractFlow):
         at the start, \(a = 0.1 \sqrt{|g^\top H g| / |g|^2}\) (one Hessian-vector product), so that scaling the
         objective or the parameters changes nothing.
 
-    Unit of time: \([x] / \sqrt{[f]}\), an inverse frequency; `unit_of_time` is \(1/a\) scaled as the open friction.
+    Unit of time: \([x] / \sqrt{[f]}\), an inverse frequency; `unit_of_time` is the inverse of the frequency above.
     **Raises:** `ValueError` if the friction is negative or not finite. Source: Polyak (1964), Alvarez (2000).
 
     !!! example
@@ -96,7 +96,7 @@ class HeavyBall(AbstractFlow):
 
 
 # The friction that is used where none is given, in units of the frequency of the steepest direction.
-# Measured: benchmarks/core.py, table "friction".
+# Measured: benchmarks/core.py, table "constants".
 OPEN_FRICTION = 0.1
 
 
