@@ -69,7 +69,8 @@ def minimise(
         import jax.numpy as jnp, odeopt
 
         rosenbrock = lambda y, _: (1 - y[0]) ** 2 + 100 * (y[1] - y[0] ** 2) ** 2
-        solution = odeopt.minimise(rosenbrock, odeopt.Solver(odeopt.HeavyBall()), jnp.array([-1.0, 1.0]))
+        stop = odeopt.Stop(gradient_norm=1e-3)
+        solution = odeopt.minimise(rosenbrock, odeopt.Solver(odeopt.HeavyBall()), jnp.array([-1.0, 1.0]), stop=stop)
         ```
     """
     if not isinstance(solver, Solver):

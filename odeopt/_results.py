@@ -37,8 +37,8 @@ class RESULTS(eqx.Enumeration, metaclass=_Sentences):
     )
     max_evaluations_reached = "The budget of evaluations has been used up."
     rounding_floor_reached = (
-        "The loss and its gradient no longer resolve the decrease that the test asks for (rounding): the loss cannot "
-        "be lowered further in this precision. Use float64, or stop here."
+        "The loss and its gradient no longer resolve the decrease that the test asks for (rounding): this flow and "
+        "scheme get no further here in this precision. Use float64, or stop here."
     )
     step_underflow = (
         "No step size in the controller's range was acceptable. The flow may start at rest under a scheme that cannot "

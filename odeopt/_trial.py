@@ -251,13 +251,14 @@ def _failure(
     smooth = jnp.isfinite(after.dissipation) & jnp.isfinite(after.stationarity)
     # Squares of such a number overflow: no loss of use has a minimum down there.
     bottomless = after.value < -(float(jnp.finfo(value.dtype).max) ** 0.5)
-    # Where the flow dissipates nothing the test asks for no decrease, and rounding is not what it fails by.
-    floor = asked & (attempt.rate < 0)
-    cause = jnp.where(floor, code(RESULTS.rounding_floor_reached), code(RESULTS.step_underflow))
+    # Where the flow dissipates nothing (at rest), or gains energy (declared wrongly), rounding is not what fails.
+    dissipates = attempt.rate < 0
+    stuck = jnp.where(dissipates, code(RESULTS.rounding_floor_reached), code(RESULTS.step_underflow))
+    cause = jnp.where(asked, stuck, code(RESULTS.step_underflow))
     cause = jnp.where(value == -jnp.inf, code(RESULTS.unbounded_below), cause)
     running = result == RUNNING
     result = jnp.where(running & ~accepted & exhausted, cause, result)
     lost = monitor.floor.fruitless >= FLOOR_TRIALS
-    result = jnp.where(running & lost, code(RESULTS.rounding_floor_reached), result)
+    result = jnp.where(running & lost, stuck, result)
     result = jnp.where(accepted & ~smooth, code(RESULTS.nonfinite_dissipation), result)
     return jnp.where(bottomless, code(RESULTS.unbounded_below), result).astype(jnp.int32)
