@@ -14,8 +14,8 @@ from ._loop import advance
 from ._objective import PartialObjective, as_objective, check_scalar_value
 from ._parameters import merge_parameters, split_parameters
 from ._record import empty_record
-from ._results import EXPECTED, RESULTS, RUNNING, code, from_code
-from ._run import COUNTS, Problem, Run, best_point, resume, start
+from ._results import EXPECTED, from_code
+from ._run import COUNTS, Problem, Run, best_point, final_result, resume, start
 from ._solution import Solution, SolverState, history_of, starting_point
 from ._solver import Solver
 from ._stop import Stop
@@ -146,7 +146,7 @@ def conclude(problem: Problem, run: Run, history) -> Solution:
     return Solution(
         value=position,
         loss=loss,
-        result=from_code(jnp.where(run.result == RUNNING, code(RESULTS.max_steps_reached), run.result)),
+        result=from_code(final_result(run)),
         stats=counts | {"cost": counts["values"] + 2 * counts["gradients"]},
         history=history,
         state=SolverState(run, problem.solver),

@@ -21,9 +21,24 @@ class Result(_Item):
 
 
 class _Sentences(type(eqx.Enumeration)):
+    _name_to_item: dict[str, Any]
+
+    def __init__(cls, *arguments):
+        super().__init__(*arguments)
+        # Written from the members themselves, so that `help` cannot disagree with them.
+        listed = "\n".join(f"- `{name}`: {cls[item]}" for name, item in cls._name_to_item.items())
+        cls.__doc__ = f"{cls.__doc__}\n\n{listed}"
+
     def __getattr__(cls, name: str):
-        item = super().__getattr__(name)  # pyright: ignore[reportAttributeAccessIssue]
+        item = cls._name_to_item.get(name)
+        if item is None:
+            members = ", ".join(cls._name_to_item)
+            # With name and obj, from which Python makes its "Did you mean".
+            raise AttributeError(f"{cls.__name__} has no member {name!r}; it has {members}.", name=name, obj=cls)
         return Result(item._value, item._enumeration)
+
+    def __dir__(cls):
+        return [*super().__dir__(), *cls._name_to_item]
 
 
 class RESULTS(eqx.Enumeration, metaclass=_Sentences):
@@ -40,9 +55,14 @@ class RESULTS(eqx.Enumeration, metaclass=_Sentences):
         "The loss and its gradient no longer resolve the decrease that the test asks for (rounding): this flow and "
         "scheme get no further here in this precision. Use float64, or stop here."
     )
+    energy_rises = (
+        "The declared energy rises along the flow here (dV/dt > 0), so that no short step can lower it: the energy is "
+        "not one of this flow. Check signs and factors in vector_field and energy."
+    )
     step_underflow = (
-        "No step size in the controller's range was acceptable. The flow may start at rest under a scheme that cannot "
-        "leave it (use SemiImplicitEuler), the energy may not be one of this flow, or the loss may have a jump here."
+        "No step size in the controller's range lowers the energy as it should. Usual causes: the energy is not one of "
+        "this flow (check signs in vector_field and energy); the flow is at rest under a scheme that cannot leave it "
+        "(use SemiImplicitEuler); the start is as good as this precision allows; the loss has a jump here."
     )
     nonfinite_start = "The loss or the energy is not a finite number at the start. Start elsewhere, or mend the loss."
     nonfinite_dissipation = (
@@ -57,6 +77,11 @@ class RESULTS(eqx.Enumeration, metaclass=_Sentences):
 def code(result) -> int:
     """The number under which a result is kept inside compiled loops."""
     return int(result._value)
+
+
+def name_of(number: int) -> str:
+    """The member of `RESULTS` that a code stands for."""
+    return next(name for name, item in RESULTS._name_to_item.items() if item._value == number)
 
 
 # Inside a loop: not stopped yet.

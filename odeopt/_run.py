@@ -9,7 +9,7 @@ from jaxtyping import Array, PyTree
 
 from ._flow.base import AbstractFlow, State, overrides
 from ._objective import Oracle, PartialObjective, Tally, reads
-from ._results import RESULTS, code
+from ._results import RESULTS, RUNNING, code
 from ._snapshot import Snapshot, split_energy, stationarity
 from ._solver import Solver
 from ._stop import Monitor, Stop, start_monitor, verdict
@@ -124,6 +124,22 @@ def best_point(run: Run) -> tuple[Array, PyTree]:
     # Not (value > best): the value at the start may be NaN, and then nothing better is known.
     here = ~(value > run.best.value)
     return jnp.where(here, value, run.best.value), select(here, position, run.best.position)
+
+
+def final_result(run: Run) -> Array:
+    """The code of the result of a run that has ended: what the loop saw, and what the last point adds to it."""
+    result, here = run.result, run.snapshot
+    rejected, by_gradients = (run.counts[COUNTS.index(name)] for name in ("rejected", "gradient_test_rejections"))
+    at_floor = result == code(RESULTS.rounding_floor_reached)
+    stuck = at_floor | (result == code(RESULTS.step_underflow))
+    # Near a solution a rate is zero but for its own rounding, and may have either sign: less than half the digits of
+    # the first gradient are left to compute it from.
+    resolved = here.stationarity > float(jnp.finfo(run.t.dtype).eps) ** 0.5 * run.monitor.initial_stationarity
+    result = jnp.where(stuck & resolved & (here.dissipation > 0), code(RESULTS.energy_rises), result)
+    # A flow at rest has no decrease that rounding could hide, unless already the first trial was below it.
+    at_rest = at_floor & (here.dissipation == 0) & (rejected > by_gradients)
+    result = jnp.where(at_rest, code(RESULTS.step_underflow), result)
+    return jnp.where(result == RUNNING, code(RESULTS.max_steps_reached), result)
 
 
 def cost(counts: Array) -> Array:

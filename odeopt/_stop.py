@@ -19,6 +19,8 @@ CHANGE_GROWTH = 10.0
 # the last word. Gradients at the rounding level pass the test by chance two times out of three, so that the bound on
 # consecutive rejections is never met there; an inertial flow may need some hundred trials for one oscillation.
 FLOOR_TRIALS = 1000
+# A new low is one by this factor at least: less in so many trials would take two million for a digit of the gradient.
+NEW_LOW = 0.999
 
 
 class Stop(eqx.Module):
@@ -122,9 +124,10 @@ def watch(
     `asked` is whether the decision was taken from gradients.
     """
     peaks, floor, window = monitor.peaks, monitor.floor, monitor.window
-    gets_on = ~asked | (stationarity < floor.lowest)
+    is_low = stationarity < NEW_LOW * floor.lowest
+    gets_on = ~asked | is_low
     floor = Floor(
-        lowest=jnp.minimum(floor.lowest, stationarity),
+        lowest=jnp.where(is_low, stationarity, floor.lowest),
         fruitless=jnp.where(gets_on, 0, floor.fruitless + 1).astype(jnp.int32),
     )
     if peaks is not None and kinetic is not None:

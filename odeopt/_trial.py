@@ -1,5 +1,6 @@
 """One trial step: the scheme, the energy at the trial, the decision, and the books."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import equinox as eqx
@@ -33,8 +34,63 @@ class Arrival(eqx.Module):
     split: EnergySplit | None  # None: known before the decision
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """A trial before the decision; it lives in one trace."""
+
+    t: Array
+    state: State
+    value: Array
+    split: EnergySplit
+    dissipation: Array | None  # None: needs the gradient, and is evaluated after the decision
+    before: Oracle
+    there: Oracle
+    attempt: Attempt
+    tally: Tally
+
+    @property
+    def late(self) -> bool:
+        return self.dissipation is None
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """The decision on a trial and what it led to; `tallies`: of the accepting and of the asking branch."""
+
+    arrival: Arrival
+    accepted: Array
+    asked: Array
+    tallies: tuple[Tally, Tally]
+
+
 def attempt_step(problem: Problem, run: Run, record: Record | None) -> tuple[Run, Record | None]:
     """One trial step: the scheme, the energy there, the decision, and the books."""
+    controller, before = problem.solver.controller, run.snapshot
+    trial = _make_trial(problem, run)
+    decision = controller.judge(run.controller, trial.attempt)
+    best, decision = _leave_best(run.best, before, trial.value, decision)
+    outcome = _decide(problem, run, trial, decision)
+    after = _after(before, trial, outcome)
+    controller_state = controller.update(run.controller, trial.attempt, decision, outcome.accepted)
+    counts = run.counts + _counted(trial.tally, outcome)
+    monitor, result = _judge_run(problem, run, trial, outcome, after, counts)
+    result = _failure(result, trial.value, outcome, after, controller.exhausted(controller_state), monitor)
+    if record is not None:
+        record = write(record, outcome.accepted, trial.t, trial.attempt.step_size, after)
+    run = Run(
+        t=jnp.where(outcome.accepted, trial.t, run.t),
+        snapshot=after,
+        controller=controller_state,
+        monitor=monitor,
+        best=best,
+        counts=counts,
+        result=result,
+    )
+    return run, record
+
+
+def _make_trial(problem: Problem, run: Run) -> _Candidate:
+    """One step of the scheme, and what the controller wants to know of it."""
     flow, scheme, controller = problem.solver.flow, problem.solver.scheme, problem.solver.controller
     before, dtype = run.snapshot, run.t.dtype
     tally = Tally()
@@ -47,7 +103,6 @@ def attempt_step(problem: Problem, run: Run, record: Record | None) -> tuple[Run
     split = split_energy(flow, t, state, step.oracle, dtype)
     late = _known_late(flow, t, state, step.oracle.value)
     dissipation = None if late else flow.dissipation(t, state, step.oracle).astype(dtype)
-
     change = energy_change(before.split, split, before.value, value - before.value)
     attempt = Attempt(
         step_size=step_size,
@@ -56,33 +111,28 @@ def attempt_step(problem: Problem, run: Run, record: Record | None) -> tuple[Run
         rounding=_rounding_level(problem, before, split, value, step),
         finite=jnp.isfinite(value) & jnp.isfinite(change),
     )
-    decision = controller.judge(run.controller, attempt)
-    best, decision = _leave_best(run.best, before, value, decision)
-    arrive = partial(_arrive, problem, before, t, state, oracle, split=split, late=late)
+    return _Candidate(t, state, value, split, dissipation, oracle, step.oracle, attempt, tally)
 
+
+def _decide(problem: Problem, run: Run, trial: _Candidate, decision: Array) -> _Outcome:
+    """Carry out a verdict; where it is open, gradients decide."""
+    controller, before = problem.solver.controller, run.snapshot
+    stay = _stay(before, trial.late, overrides(problem.solver.flow, "jump"))
+    arrive = partial(_arrive, problem, before, trial)
+    # Made anew in each branch, because JAX may trace a branch more than once.
     tallies = {"accept": Tally(), "ask": Tally()}
 
     def reject():
-        return _stay(before, late, overrides(flow, "jump")), jnp.asarray(False)
+        return stay, jnp.asarray(False)
 
     def accept():
         tallies["accept"] = Tally()
-        arrival = arrive(step.oracle.fork(tallies["accept"]))
-        return arrival, jnp.asarray(True)
+        return arrive(trial.there.fork(tallies["accept"])), jnp.asarray(True)
 
     def ask_gradients():
         tallies["ask"] = Tally()
-        there = step.oracle.fork(tallies["ask"])
-        displacement = subtract(state.position, before.state.position)
-        value_change = directional_change(oracle, there, displacement).astype(dtype)
-        exact = energy_change(before.split, split, before.value, value_change)
-        excess = exact - controller.bound(step_size, attempt.rate)
-        # A first step size may be so short that the rounded position cannot follow it, and the gradients do not see
-        # what it would have done: until a trial has been rejected, such a step is given the benefit of the doubt.
-        unseen = split.scaled(_position_rounding(oracle, there, before.state.position, step.oracle.value.dtype))
-        benefit = jnp.where(run.counts[COUNTS.index("rejected")] == 0, jnp.abs(unseen).astype(dtype), 0)
-        passes = jnp.isfinite(exact) & (excess <= benefit)
-        stay = _stay(before, late, overrides(flow, "jump"))
+        there = trial.there.fork(tallies["ask"])
+        passes = _passes_by_gradients(problem, run, trial, there)
         return select(passes, arrive(there), stay), passes
 
     if controller.rounding is None:
@@ -93,43 +143,64 @@ def attempt_step(problem: Problem, run: Run, record: Record | None) -> tuple[Run
         # One flat switch: a cond inside the accepting branch costs several times as much on small problems.
         branch = jnp.where(asked, 2, jnp.where(decision == ACCEPT, 1, 0))
         arrival, accepted = jax.lax.switch(branch, [reject, accept, ask_gradients])
+    return _Outcome(arrival, accepted, asked, (tallies["accept"], tallies["ask"]))
+
+
+def _passes_by_gradients(problem: Problem, run: Run, trial: _Candidate, there: Oracle) -> Array:
+    """The acceptance test with the change of the loss taken from the gradients at both ends."""
+    before, dtype, attempt = run.snapshot, run.t.dtype, trial.attempt
+    displacement = subtract(trial.state.position, before.state.position)
+    value_change = directional_change(trial.before, there, displacement).astype(dtype)
+    change = energy_change(before.split, trial.split, before.value, value_change)
+    excess = change - problem.solver.controller.bound(attempt.step_size, attempt.rate)
+    # A first step size may be so short that the rounded position cannot follow it, and the gradients do not see
+    # what it would have done: until a trial has been rejected, such a step is given the benefit of the doubt.
+    unseen = _position_rounding(trial.before, there, before.state.position, there.value.dtype)
+    unseen = jnp.abs(trial.split.scaled(unseen)).astype(dtype)
+    benefit = jnp.where(run.counts[COUNTS.index("rejected")] == 0, unseen, 0)
+    return jnp.isfinite(change) & (excess <= benefit)
+
+
+def _after(before: Snapshot, trial: _Candidate, outcome: _Outcome) -> Snapshot:
+    """Where the run stands after the decision."""
+    arrival = outcome.arrival
 
     def chosen(there, here):
-        return jax.tree.map(lambda a, b: jnp.where(accepted, a, b), there, here)
+        return jax.tree.map(lambda a, b: jnp.where(outcome.accepted, a, b), there, here)
 
-    snapshot = Snapshot(
+    return Snapshot(
         state=arrival.state,
-        value=chosen(value, before.value),
+        value=chosen(trial.value, before.value),
         gradient=arrival.gradient,
-        split=chosen(split, before.split) if arrival.split is None else arrival.split,
-        dissipation=chosen(dissipation, before.dissipation) if arrival.dissipation is None else arrival.dissipation,
+        split=chosen(trial.split, before.split) if arrival.split is None else arrival.split,
+        dissipation=(
+            chosen(trial.dissipation, before.dissipation) if arrival.dissipation is None else arrival.dissipation
+        ),
         stationarity=arrival.stationarity,
     )
-    controller_state = controller.update(run.controller, attempt, decision, accepted)
-    counts = run.counts + _counted(tally, tallies, accepted, asked)
-    kinetic = kinetic_part(flow, t, arrival.state if overrides(flow, "jump") else state)
+
+
+def _judge_run(
+    problem: Problem, run: Run, trial: _Candidate, outcome: _Outcome, after: Snapshot, counts: Array
+) -> tuple[Monitor, Array]:
+    """The stopping criteria after a trial."""
+    flow, stop, accepted = problem.solver.flow, problem.stop, outcome.accepted
+    # At a rejected trial this is not the kinetic energy of the point where the run stands, which saves a branch.
+    kinetic = kinetic_part(flow, trial.t, outcome.arrival.state if overrides(flow, "jump") else trial.state)
     monitor = watch(
-        problem.stop, run.monitor, accepted, asked, snapshot.value, snapshot.stationarity, kinetic, step_size
+        stop,
+        run.monitor,
+        accepted,
+        outcome.asked,
+        after.value,
+        after.stationarity,
+        kinetic,
+        trial.attempt.step_size,
     )
-    spent = None if problem.stop.max_evaluations is None else cost(counts).astype(dtype)
-    result = verdict(problem.stop, monitor, snapshot.value, snapshot.stationarity, kinetic, spent)
-    # At a rejected trial `kinetic` is not that of the point where the run stands, which has been judged before.
-    result = jnp.where(accepted | (result != code(RESULTS.converged)), result, RUNNING)
-    result = _failure(
-        result, attempt, accepted, snapshot, controller.exhausted(controller_state), value, asked, monitor
-    )
-    if record is not None:
-        record = write(record, accepted, t, step_size, snapshot)
-    run = Run(
-        t=chosen(t, run.t),
-        snapshot=snapshot,
-        controller=controller_state,
-        monitor=monitor,
-        best=best,
-        counts=counts,
-        result=result,
-    )
-    return run, record
+    spent = None if stop.max_evaluations is None else cost(counts).astype(run.t.dtype)
+    result = verdict(stop, monitor, after.value, after.stationarity, kinetic, spent)
+    # So a rejected trial may not end the run as converged; its point has been judged when it was reached.
+    return monitor, jnp.where(accepted | (result != code(RESULTS.converged)), result, RUNNING)
 
 
 def _known_late(flow: AbstractFlow, t: Array, state: State, value: Array) -> bool:
@@ -139,11 +210,12 @@ def _known_late(flow: AbstractFlow, t: Array, state: State, value: Array) -> boo
     return "gradient" in reads(flow.dissipation, t, state, value)
 
 
-def _counted(tally: Tally, tallies: dict[str, Tally], accepted: Array, asked: Array) -> Array:
+def _counted(tally: Tally, outcome: _Outcome) -> Array:
     """What a trial adds to the counts, in the order of `COUNTS`."""
+    accepted, asked = outcome.accepted, outcome.asked
     by_value = (accepted & ~asked).astype(jnp.int32)
     by_gradient = asked.astype(jnp.int32)
-    accept, ask = tallies["accept"], tallies["ask"]
+    accept, ask = outcome.tallies
     return jnp.stack(
         [
             accepted.astype(jnp.int32),
@@ -208,57 +280,40 @@ def _stay(before: Snapshot, late: bool, jumps: bool) -> Arrival:
     )
 
 
-def _arrive(
-    problem: Problem,
-    before: Snapshot,
-    t: Array,
-    state: State,
-    oracle_before: Oracle,
-    oracle: Oracle,
-    split: EnergySplit,
-    late: bool,
-) -> Arrival:
+def _arrive(problem: Problem, before: Snapshot, trial: _Candidate, oracle: Oracle) -> Arrival:
     """The arrival at an accepted trial, after the flow's jump if it has one."""
-    flow, dtype = problem.solver.flow, t.dtype
+    flow, dtype = problem.solver.flow, trial.t.dtype
+    t, state, split = trial.t, trial.state, trial.split
     jumps = overrides(flow, "jump")
     if jumps:
-        memory = flow.jump(t, before.state, state, oracle_before, oracle)
+        memory = flow.jump(t, before.state, state, trial.before, oracle)
         jumped = State(state.position, jax.tree.map(lambda new, old: new.astype(old.dtype), memory, state.memory))
         split_jumped = split_energy(flow, t, jumped, oracle, dtype)
-        value = oracle.value.astype(dtype)
-        lowers = energy_change(split, split_jumped, value, jnp.zeros_like(value)) <= 0
+        lowers = energy_change(split, split_jumped, trial.value, jnp.zeros_like(trial.value)) <= 0
         state, split = select(lowers, jumped, state), select(lowers, split_jumped, split)
     return Arrival(
         state=state,
         gradient=oracle.gradient,
         stationarity=stationarity(flow, problem.stop, t, state, oracle, dtype),
-        dissipation=flow.dissipation(t, state, oracle).astype(dtype) if late else None,
+        dissipation=flow.dissipation(t, state, oracle).astype(dtype) if trial.late else None,
         split=split if jumps else None,
     )
 
 
 def _failure(
-    result: Array,
-    attempt: Attempt,
-    accepted: Array,
-    after: Snapshot,
-    exhausted: Array,
-    value: Array,
-    asked: Array,
-    monitor: Monitor,
+    result: Array, value: Array, outcome: _Outcome, after: Snapshot, exhausted: Array, monitor: Monitor
 ) -> Array:
     """The result of a trial, where something has gone wrong with it."""
     smooth = jnp.isfinite(after.dissipation) & jnp.isfinite(after.stationarity)
     # Squares of such a number overflow: no loss of use has a minimum down there.
     bottomless = after.value < -(float(jnp.finfo(value.dtype).max) ** 0.5)
-    # Where the flow dissipates nothing (at rest), or gains energy (declared wrongly), rounding is not what fails.
-    dissipates = attempt.rate < 0
-    stuck = jnp.where(dissipates, code(RESULTS.rounding_floor_reached), code(RESULTS.step_underflow))
-    cause = jnp.where(asked, stuck, code(RESULTS.step_underflow))
+    # Whether it is rounding that fails, or the declaration, is asked after the loop (`final_result`).
+    accepted = outcome.accepted
+    cause = jnp.where(outcome.asked, code(RESULTS.rounding_floor_reached), code(RESULTS.step_underflow))
     cause = jnp.where(value == -jnp.inf, code(RESULTS.unbounded_below), cause)
     running = result == RUNNING
     result = jnp.where(running & ~accepted & exhausted, cause, result)
     lost = monitor.floor.fruitless >= FLOOR_TRIALS
-    result = jnp.where(running & lost, stuck, result)
+    result = jnp.where(running & lost, code(RESULTS.rounding_floor_reached), result)
     result = jnp.where(accepted & ~smooth, code(RESULTS.nonfinite_dissipation), result)
     return jnp.where(bottomless, code(RESULTS.unbounded_below), result).astype(jnp.int32)
