@@ -4,6 +4,7 @@ from ._controller import AbstractController as AbstractController
 from ._controller import Attempt as Attempt
 from ._controller import ConstantStep as ConstantStep
 from ._controller import LyapunovControl as LyapunovControl
+from ._controller import Verdict as Verdict
 from ._flow import AbstractFlow as AbstractFlow
 from ._flow import Adam as Adam
 from ._flow import GradientFlow as GradientFlow

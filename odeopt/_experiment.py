@@ -9,16 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
-import jax
 import numpy as np
 
 import odeopt
 
 from ._data import CLASSIFICATION, DataSet, digits, load_data
-from ._named import build, describe, file_of
+from ._named import build, describe, file_of, text_of
 from ._networks import accuracy, cross_entropy, explained_variance, mean_square, multilayer_perceptron
 from ._predictor import Predictor, scores
+from ._results import RESULTS
 from ._run_folder import config_of
 from ._solution import History, Solution
 from ._solver import Solver
@@ -98,7 +97,8 @@ def prepare(options: Options) -> Experiment:
     if options.time_limit is not None and not options.time_limit > 0:
         raise OptionError(f"--time-limit {options.time_limit}: expected seconds > 0. Leave it out for no limit.")
     try:
-        stop = Stop(gradient_norm=options.gradient_norm, target_loss=options.target_loss)
+        # Zero is no tolerance but the word for none: also a gradient of exactly zero then ends nothing.
+        stop = Stop(gradient_norm=options.gradient_norm or None, target_loss=options.target_loss)
     except ValueError as error:
         raise OptionError(f"--gradient-norm or --target-loss cannot be used: {error}") from error
     public = vars(odeopt)
@@ -115,10 +115,10 @@ def prepare(options: Options) -> Experiment:
     return Experiment(options, hidden, solver, stop, data_set)
 
 
-def train(experiment: Experiment, progress: bool | None) -> Outcome:
+def train(experiment: Experiment, progress: bool | None, after_block: Callable[[], bool]) -> Outcome:
     """Train, and score the best model.
 
-    **Arguments:** `progress`: as in `odeopt.train`.
+    **Arguments:** `progress`: as in `odeopt.train`; `after_block`: asked after every block of steps whether to end.
 
     **Raises:** `OptionError` if a declaration of the user cannot be run.
     """
@@ -144,7 +144,7 @@ def train(experiment: Experiment, progress: bool | None) -> Outcome:
             max_steps=options.max_steps,
             validation=validation,
             metrics=metrics,
-            callbacks=[lambda report: first.append(report.elapsed)],
+            callbacks=[lambda report: first.append(report.elapsed), lambda _: after_block()],
             time_limit=options.time_limit,
             progress=progress,
         )
@@ -174,12 +174,12 @@ def record(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
         "options": options,
         "solver": {
             # With the scales that were set at the start.
-            part: eqx.tree_pformat(jax.tree.map(np.asarray, getattr(solver, part)), short_arrays=False)
+            part: text_of(getattr(solver, part), vars(odeopt), _named(experiment.options))
             for part in ("flow", "scheme", "controller")
         },
         "examples": {"train": len(experiment.data_set.x), "test": len(experiment.data_set.x_test)},
         "result": {
-            "reason": str(solution.result),
+            "reason": reason(experiment.options, solution),
             "loss": _json_number(float(solution.loss)),
             "train": {name: _json_number(value) for name, value in outcome.train.items()},
             "test": {name: _json_number(value) for name, value in outcome.test.items()},
@@ -192,11 +192,57 @@ def record(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def reason(options: Options, solution: Solution) -> str:
+    """Why the run stopped, with the options that decided it."""
+    gradient = f"{float(solution.state.run.snapshot.stationarity):.3g}"
+    if options.gradient_norm:
+        gradient += f" (--gradient-norm {options.gradient_norm:g})"
+    finer = "Use --dtype float64" if options.dtype == "float32" else "Try another --flow or --scheme"
+    sentences = {
+        "converged": f"The gradient norm is at most {options.gradient_norm:g} (--gradient-norm).",
+        "target_reached": f"The loss is at most {options.target_loss} (--target-loss).",
+        "max_steps_reached": (
+            f"All {options.max_steps} trial steps are used up, at a gradient norm of {gradient}. Raise --max-steps to "
+            "get further."
+        ),
+        "rounding_floor_reached": (
+            f"The loss and its gradient no longer resolve the decrease that the test asks for (rounding of "
+            f"{options.dtype}): this flow and scheme get no further here. {finer}, or stop here."
+        ),
+        "nonfinite_start": (
+            "The loss or the energy is not a finite number at the start. Try another --seed, or check the energy of "
+            "the flow."
+        ),
+        "interrupted": "Ctrl-C. The best model so far is kept.",
+        "time_limit_reached": f"The time limit of {options.time_limit} s was reached (--time-limit).",
+    }
+    own = (text for name, text in sentences.items() if bool(solution.result == getattr(RESULTS, name)))
+    return next(own, str(solution.result))
+
+
 def energy_verdict(history: History) -> str:
-    """Whether the energy ever rose from one accepted step to the next, measured."""
-    energy = np.asarray(history.energy)
-    if history.start is not None:
-        energy = np.concatenate([[history.start["energy"]], energy])
+    """Whether the energy falls along the flow as declared, and whether it ever rose in the run, measured."""
+    energy, dissipation, loss = (_with_start(history, name) for name in ("energy", "dissipation", "loss"))
+    change = np.diff(loss)
+    # A rate is computed from terms that may cancel, each about as large as the fastest change of the loss.
+    fastest = np.max(np.abs(change / np.asarray(history.step_size)[-len(change) :]), initial=0.0)
+    level = np.finfo(dissipation.dtype).eps ** 0.5 * fastest
+    rising = int(np.sum(np.isfinite(dissipation) & (dissipation > level)))
+    if rising:
+        return (
+            f"dV/dt > 0 at {rising} of {len(dissipation)} points: the declared energy is not one of this flow; check "
+            "the signs in vector_field and energy"
+        )
+    return _rise(energy)
+
+
+def _with_start(history: History, column: str) -> np.ndarray:
+    rows = np.asarray(getattr(history, column))
+    return rows if history.start is None else np.concatenate([[history.start[column]], rows])
+
+
+def _rise(energy: np.ndarray) -> str:
+    """Whether the energy ever rose from one accepted step to the next."""
     if len(energy) < 2:
         return "no accepted step to measure"
     unit = float(np.finfo(energy.dtype).eps)
@@ -205,14 +251,14 @@ def energy_verdict(history: History) -> str:
     rise = np.diff(energy)
     level = ROUNDING_UNITS * unit * (np.abs(energy[1:]) + np.abs(energy[:-1]))
     if np.all(rise <= 0):
-        return f"yes: the smallest fall between accepted steps is {-np.max(rise):.2g}"
+        return f"never rose: the smallest fall between accepted steps is {np.min(np.abs(rise)):.2g}"
     if np.all(rise <= level):
         worst = int(np.argmax(rise))
-        return f"yes, up to rounding: the largest rise is {rise[worst]:.2g}, rounding there is {level[worst]:.2g}"
+        return f"never rose beyond rounding: the largest rise is {rise[worst]:.2g}, rounding there {level[worst]:.2g}"
     worst = int(np.argmax(rise - level))
     return (
-        f"no: it rose at {int(np.sum(rise > level))} of {len(rise)} steps, most by {rise[worst]:.2g} (rounding there "
-        f"is {level[worst]:.2g})"
+        f"rose at {int(np.sum(rise > level))} of {len(rise)} steps, most by {rise[worst]:.2g} (rounding there is "
+        f"{level[worst]:.2g})"
     )
 
 

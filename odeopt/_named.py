@@ -1,18 +1,26 @@
 """Flows, schemes and controllers named in text: `heavy-ball`, `HeavyBall(friction=0.5)`, `my_flow.py:MyFlow`."""
 
 import ast
+import dataclasses
 import importlib.util
 import inspect
 import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 _FROM_FILE = re.compile(r"(?P<file>.*\.py):(?P<name>\w+)\s*(?P<arguments>\(.*\))?", re.DOTALL)
 _BY_NAME = re.compile(r"(?P<name>[\w-]+)\s*(?P<arguments>\(.*\))?", re.DOTALL)
+
+# Arrays of more numbers are told by their type and shape.
+LARGE = 100
 
 
 class NamingError(ValueError):
@@ -66,6 +74,23 @@ def available(kind: type, public: Mapping[str, Any]) -> dict[str, type]:
     }
 
 
+def text_of(part: Any, public: Mapping[str, Any], given: Sequence[str] = ()) -> str:
+    """The text that `build` makes a flow, scheme or controller of again, with every argument and all digits.
+
+    A function or a large array, which no literal stands for, is left out where it is the default, and otherwise named.
+
+    **Arguments:** `public`: as in `build`; `given`: texts that may name files with classes of one's own.
+    """
+    parameters = inspect.signature(type(part)).parameters
+    arguments = {
+        name: value
+        for name, value in _stored_arguments(part, list(parameters)).items()
+        if not (callable(value) and name in parameters and value is parameters[name].default)
+    }
+    listed = ", ".join(f"{name}={_literal(value, public)}" for name, value in arguments.items())
+    return f"{_name_of(type(part), public, given)}({listed})"
+
+
 def describe(error: BaseException, file: Path | None = None) -> str:
     """An error in one line, with its place in `file` where it passed through it."""
     text = f"{type(error).__name__}: {error}"
@@ -80,6 +105,52 @@ def file_of(text: str) -> Path | None:
     """The file that a text such as `my_flow.py:MyFlow` names, as its modules know it."""
     from_file = _FROM_FILE.fullmatch(text.strip())
     return Path(from_file["file"]).resolve() if from_file else None
+
+
+def _name_of(cls: type, public: Mapping[str, Any], given: Sequence[str]) -> str:
+    if public.get(cls.__name__) is not cls:
+        for named in filter(None, (_FROM_FILE.fullmatch(text.strip()) for text in given)):
+            if getattr(sys.modules.get(_module_name(named["file"])), cls.__name__, None) is cls:
+                return f"{named['file']}:{cls.__name__}"
+    return cls.__name__
+
+
+def _stored_arguments(part: Any, parameters: list[str]) -> dict[str, Any]:
+    """The arguments of a constructor, read from the fields that it has filled in."""
+    values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+    if set(parameters) <= set(values):
+        return {name: values[name] for name in parameters}
+    # A constructor may call an argument otherwise than its field; one that computes its fields is told by them.
+    return dict(zip(parameters, values.values(), strict=True)) if len(parameters) == len(values) else values
+
+
+def _literal(value: Any, public: Mapping[str, Any]) -> str:
+    if isinstance(value, (jax.Array, np.ndarray, np.generic)):
+        return _array_literal(value)
+    if isinstance(value, float):
+        return _finite(repr(value))
+    if isinstance(value, list):
+        return f"[{', '.join(_literal(item, public) for item in value)}]"
+    if isinstance(value, tuple):
+        return f"({', '.join(_literal(item, public) for item in value)}{',' * (len(value) == 1)})"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return text_of(value, public)
+    if callable(value):
+        return f"{getattr(value, '__module__', None)}.{getattr(value, '__qualname__', repr(value))}"
+    return repr(value)
+
+
+def _array_literal(array: Any) -> str:
+    if array.size > LARGE or not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
+        return f"{array.dtype}{list(array.shape)}"
+    numbers = np.asarray(array)
+    # The shortest digits that give a number back in its own precision: of float32 they are fewer than of float64.
+    return _finite(str(numbers) if numbers.ndim == 0 else repr(numbers.tolist()))
+
+
+def _finite(number: str) -> str:
+    """Python has no literal for infinity, but reads a number that is too large for float64 as infinity."""
+    return number.replace("inf", "1e999")
 
 
 def _class(name: str, kind: type, public: Mapping[str, Any]) -> type:
@@ -110,7 +181,7 @@ def _load(path: Path, given: str) -> ModuleType:
     """The user's own file as a module; running it is what the user asked for."""
     if not path.is_file():
         raise NamingError(f"{given} does not exist; expected a Python file with a class in it. Check the path.")
-    name = f"odeopt_user_{path.stem}"
+    name = _module_name(given)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -122,6 +193,10 @@ def _load(path: Path, given: str) -> ModuleType:
         del sys.modules[name]
         raise NamingError(f"{given} cannot be run: {describe(error, path)}. Mend the file and try again.") from error
     return module
+
+
+def _module_name(file: str) -> str:
+    return f"odeopt_user_{Path(file).stem}"
 
 
 def _arguments(text: str, arguments: str | None) -> tuple[list, dict[str, Any]]:

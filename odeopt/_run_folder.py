@@ -9,7 +9,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +138,33 @@ def config_of(predictor: Predictor, hidden: list[int], preprocessing: Preprocess
     }
 
 
+def check_new(folder: Path) -> None:
+    """Make sure, before a run, that it can be written to `folder`; nothing stays behind.
+
+    **Raises:** as `new_folder`.
+    """
+    _remove(*_begin(folder))
+
+
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill, which takes its name when the block ends well, and vanishes otherwise.
 
     **Raises:** `RunFolderError` if something of that name exists, or the place is not writable.
     """
+    unfinished, above = _begin(folder)
+    try:
+        yield unfinished
+        if folder.exists():
+            raise RunFolderError(f"{folder} has come into being during the run. Choose another name for --out.")
+        unfinished.rename(folder)
+    except BaseException:
+        _remove(unfinished, above)
+        raise
+
+
+def _begin(folder: Path) -> tuple[Path, list[Path]]:
+    """A new folder beside the final one, and the parents that are made for it, innermost first."""
     if folder.exists() or folder.is_symlink():
         raise RunFolderError(f"{folder} exists already, and nothing in it is touched. Choose another name for --out.")
     above = [parent for parent in (folder.parent, *folder.parent.parents) if not parent.exists()]
@@ -152,18 +173,16 @@ def new_folder(folder: Path) -> Iterator[Path]:
         unfinished.mkdir(parents=True)
     except OSError as error:
         raise RunFolderError(f"{folder} cannot be created ({error}). Choose another place with --out.") from error
-    try:
-        yield unfinished
-        if folder.exists():
-            raise RunFolderError(f"{folder} has come into being during the run. Choose another name for --out.")
-        unfinished.rename(folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        for parent in above:
-            # Only what this run has created, and only while nobody else has put something there.
-            if not any(parent.iterdir()):
-                parent.rmdir()
-        raise
+    return unfinished, above
+
+
+def _remove(unfinished: Path, above: list[Path]) -> None:
+    """Take away what `_begin` has made."""
+    shutil.rmtree(unfinished, ignore_errors=True)
+    for parent in above:
+        # Refused by the system where somebody else has put something there meanwhile.
+        with suppress(OSError):
+            parent.rmdir()
 
 
 def write_run(folder: Path, config: dict[str, Any], predictor: Predictor, history: History, title: str) -> None:

@@ -3,11 +3,12 @@
 import equinox as eqx
 import jax
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from ._flow.base import State
 from ._record import COLUMNS, Record
-from ._results import Result
+from ._results import Result, name_of
 from ._run import Run
 from ._solver import Solver
 
@@ -68,7 +69,7 @@ class SolverState(eqx.Module):
 
 
 class Solution(eqx.Module):
-    """The outcome of `minimise` and `train`.
+    """The outcome of `minimise` and `train`. `print(solution)` says why the run stopped, and where.
 
     **Attributes:**
 
@@ -78,7 +79,8 @@ class Solution(eqx.Module):
     - `stats`: a dict of integers: `accepted`, `rejected`, `values` (forward passes, those inside gradient passes
         included), `gradients` (backward passes), `cost` (`values + 2 * gradients`), `gradient_tests` (decisions taken
         from gradients because the loss did not resolve them) and `gradient_test_rejections`. They count the whole
-        run, also where it was continued.
+        run, also where it was continued. Python integers from `train`; arrays from `minimise`, which may stand
+        under `jit` and `vmap`.
     - `history`: a `History`, or `None`.
     - `state`: `minimise(..., state=solution.state)` goes on from here, bit for bit.
     - `aux`: what the objective returned beside its value at the best point.
@@ -88,14 +90,34 @@ class Solution(eqx.Module):
     value: PyTree
     loss: Array
     result: Result
-    stats: dict[str, Array]
+    stats: dict[str, Array] | dict[str, int]
     history: History | None
     state: SolverState
     aux: PyTree = None
     metrics: dict[str, np.ndarray] | None = None
 
+    def __str__(self) -> str:
+        """`describe()` of a single run; of a batch how many of its runs ended with which result."""
+        if not eqx.is_array(self.loss) or isinstance(self.loss, Tracer):
+            return repr(self)
+        return self.describe() if self.loss.ndim == 0 else self._summary()
+
+    def _summary(self) -> str:
+        codes, counts = np.unique(np.asarray(self.result._value), return_counts=True)
+        ends = (f"{count} {name_of(int(code))}" for code, count in zip(codes, counts, strict=True))
+        return f"{self.loss.size} runs: {', '.join(ends)}."
+
     def describe(self) -> str:
-        """The reason for stopping with its numbers; for a single run outside `jit` and `vmap`."""
+        """The reason for stopping with its numbers; for a single run outside `jit` and `vmap`.
+
+        **Raises:** `ValueError` for a batch of runs.
+        """
+        if self.loss.ndim > 0:
+            raise ValueError(
+                f"describe() speaks of one run; this solution holds {self.loss.size}, along its leading axes "
+                f"{self.loss.shape}. Take run i with jax.tree.map(lambda leaf: leaf[i], solution), or print(solution) "
+                "for how many runs ended with which result."
+            )
         snapshot, stats = self.state.run.snapshot, self.stats
         step_size = self.state.solver.controller.step_size(self.state.run.controller)
         return (

@@ -5,9 +5,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import equinox as eqx
@@ -17,13 +18,14 @@ import numpy as np
 from jaxtyping import Array, PyTree
 from tqdm import tqdm
 
+from ._examples import as_examples, as_validation, callable_metrics, check_metrics
 from ._loop import advance
 from ._minimise import HISTORIES, conclude, continued, prepare
 from ._objective import AbstractObjective, Objective
 from ._parameters import merge_parameters
 from ._record import Record, empty_record
 from ._results import RESULTS, RUNNING, code
-from ._run import COUNTS, Problem, Run, best_point, resume, start
+from ._run import COUNTS, Problem, Run, best_point, cost, resume, start
 from ._solution import History, Solution, SolverState, history_of, starting_point
 from ._solver import Solver
 from ._stop import Stop
@@ -68,7 +70,7 @@ def train(
     state: SolverState | None = None,
     history: str | None = "scalars",
     validation: PyTree = None,
-    metrics: dict[str, Callable[[Any, Any], Any]] | None = None,
+    metrics: Mapping[str, Callable[[Any, Any], Any]] | None = None,
     callbacks: Sequence[Callable[[Progress], bool | None]] = (),
     time_limit: float | None = None,
     progress: bool | None = None,
@@ -84,17 +86,17 @@ def train(
         then `data` is `None`.
     - `data`: a pytree of arrays with the same leading axis, the examples.
     - `solver`, `stop`, `max_steps`, `state`, `history`: as in `minimise`.
-    - `validation`: a pytree like `data`, for the metrics.
+    - `validation`: a pytree like `data` with any number of examples, for the metrics.
     - `metrics`: functions `metric(model, batch) -> scalar` by name; evaluated at the model where the run stands about
         once a second and for the best model at the end, on `data` ("train/name") and `validation`
-        ("validation/name"). They are not counted as cost.
+        ("validation/name"). They are compiled where JAX can trace them, and not counted as cost.
     - `callbacks`: each is called with a `Progress` after every block; one that returns `True` ends the run as
         `interrupted`.
     - `time_limit`: in seconds, compilation included; checked after every block.
     - `progress`: whether to draw a bar on stderr; `None`: where that is a terminal.
 
     **Returns:** `(model, solution)`: the best model met, and the `Solution`, whose history holds NumPy arrays of the
-    accepted steps, and whose `metrics` the values of the metrics over the run.
+    accepted steps, whose `stats` are Python integers, and whose `metrics` the values of the metrics over the run.
 
     **Raises:** `TypeError` or `ValueError` for arguments that cannot work, before anything is compiled.
 
@@ -106,22 +108,17 @@ def train(
         model, solution = odeopt.train(model, loss, (x, y), odeopt.Solver(odeopt.Adam()))
         ```
     """
-    if not isinstance(solver, Solver):
-        raise TypeError(f"solver must be an odeopt.Solver; got {type(solver).__name__}.")
-    if history not in HISTORIES:
-        raise ValueError(f"history={history!r}: expected 'scalars', 'states' or None.")
-    if not isinstance(max_steps, int) or max_steps < 0:
-        raise ValueError(f"max_steps={max_steps!r}: expected a whole number >= 0.")
-    if time_limit is not None and not time_limit > 0:
-        raise ValueError(f"time_limit={time_limit}: expected seconds > 0, or None.")
+    _check_settings(solver, stop, max_steps, history, callbacks, time_limit)
     began = time.monotonic()
     deadline = math.inf if time_limit is None else began + time_limit
     objective, data = _with_data(loss, data)
+    check_metrics(metrics, validation, data)
     if validation is not None:
-        validation = _as_examples("validation", validation)
+        validation = as_validation(validation, data)
     problem, parameters = prepare(
         objective, None, False, solver, model, Stop(gradient_norm=1e-6) if stop is None else stop
     )
+    board = _Scoreboard(problem, parameters, metrics or {}, {"train": data, "validation": validation})
     with _interruption() as interrupted, _bar(progress, max_steps) as bar:
         if state is None:
             problem, run = _start(problem, parameters)
@@ -131,7 +128,6 @@ def train(
         first = starting_point(run)
         parts: list[PyTree] = []
         rejections = 0
-        board = _Scoreboard(problem, metrics or {}, data, validation)
         trials, block, result = 0, 1, int(run.result)
         while result == RUNNING and trials < max_steps:
             block = min(block, max_steps - trials)
@@ -157,8 +153,24 @@ def train(
     board.finish(run, trials)
     solution = conclude(problem, run, None if history is None else _join(parts, run, first, history))
     model = merge_parameters(solution.value, problem.objective.frozen)
-    solution = replace(solution, value=model, metrics=board.table())
+    stats = {name: int(count) for name, count in solution.stats.items()}
+    solution = replace(solution, value=model, stats=stats, metrics=board.table())
     return solution.value, solution
+
+
+def _check_settings(solver, stop, max_steps, history, callbacks, time_limit) -> None:
+    if not isinstance(solver, Solver):
+        raise TypeError(f"solver must be an odeopt.Solver; got {type(solver).__name__}.")
+    if stop is not None and not isinstance(stop, Stop):
+        raise TypeError(f"stop={stop!r}: expected an odeopt.Stop, such as odeopt.Stop(gradient_norm=1e-5).")
+    if history not in HISTORIES:
+        raise ValueError(f"history={history!r}: expected 'scalars', 'states' or None.")
+    if not isinstance(max_steps, int) or max_steps < 0:
+        raise ValueError(f"max_steps={max_steps!r}: expected a whole number >= 0.")
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        raise TypeError(f"callbacks must be a list of functions, such as callbacks=[function]; got {callbacks!r}.")
+    if time_limit is not None and not (isinstance(time_limit, Real) and float(time_limit) > 0):
+        raise ValueError(f"time_limit={time_limit!r}: expected seconds > 0, or None.")
 
 
 def _with_data(loss, data: PyTree) -> tuple[AbstractObjective, PyTree]:
@@ -169,20 +181,8 @@ def _with_data(loss, data: PyTree) -> tuple[AbstractObjective, PyTree]:
         return loss, None
     if not callable(loss):
         raise TypeError(f"loss must be a function loss(model, batch) -> scalar; got {type(loss).__name__}.")
-    data = _as_examples("data", data)
+    data = as_examples("data", data)
     return Objective(loss, data), data
-
-
-def _as_examples(name: str, data: PyTree) -> PyTree:
-    """The data as JAX arrays that share their leading axis."""
-    leaves = jax.tree.leaves(data)
-    if not leaves or not all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves):
-        raise TypeError(f"{name} must be a pytree of arrays with the examples along the leading axis.")
-    lengths = {leaf.shape[0] if leaf.shape else None for leaf in leaves}
-    if len(lengths) != 1 or lengths & {None, 0}:
-        shapes = ", ".join(str(leaf.shape) for leaf in leaves)
-        raise ValueError(f"{name}: the arrays must have the same leading axis, of length > 0; got shapes {shapes}.")
-    return jax.tree.map(jnp.asarray, data)
 
 
 @eqx.filter_jit
@@ -240,7 +240,8 @@ def _join(parts: list[PyTree], run: Run, first: dict[str, Array], history: str) 
 def _report(problem: Problem, run: Run, trials: int, metrics: dict[str, float], elapsed: float) -> Progress:
     return Progress(
         trials=trials,
-        stats={name: int(count) for name, count in zip(COUNTS, np.asarray(run.counts), strict=True)},
+        stats={name: int(count) for name, count in zip(COUNTS, np.asarray(run.counts), strict=True)}
+        | {"cost": int(cost(run.counts))},
         loss=float(run.snapshot.value),
         energy=float(run.snapshot.energy),
         step_size=float(problem.solver.controller.step_size(run.controller)),
@@ -254,15 +255,9 @@ def _report(problem: Problem, run: Run, trials: int, metrics: dict[str, float], 
 class _Scoreboard:
     """Evaluates the metrics now and then and keeps their values."""
 
-    def __init__(self, problem: Problem, metrics: dict, data: PyTree, validation: PyTree):
-        sets = {"train": data, "validation": validation}
+    def __init__(self, problem: Problem, parameters: PyTree, metrics: Mapping, sets: dict[str, PyTree]):
         self._frozen = problem.objective.frozen
-        self._metrics = {
-            f"{name_of_set}/{name}": (eqx.filter_jit(metric), batch)
-            for name_of_set, batch in sets.items()
-            if batch is not None
-            for name, metric in metrics.items()
-        }
+        self._metrics = callable_metrics(metrics, sets, merge_parameters(parameters, self._frozen))
         self._rows: list[dict[str, float]] = []
         self._last = -math.inf
         self.newest: dict[str, float] = {}
@@ -289,16 +284,19 @@ class _Scoreboard:
 
 @contextmanager
 def _interruption() -> Iterator[threading.Event]:
-    """Turns the first Ctrl-C into a flag that is looked at after the block; a second one raises as usual."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag  # signals reach the main thread only
+    """Turns the first Ctrl-C into a flag that is looked at after the block; a second one raises as usual.
+
+    Only where Ctrl-C would raise: a program with an answer of its own keeps it.
+    """
+    flag, usual = threading.Event(), signal.default_int_handler
+    # Signals reach the main thread only.
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
+        yield flag
         return
-    previous = signal.getsignal(signal.SIGINT)
 
     def on_signal(number, frame):
         if flag.is_set():
-            signal.signal(signal.SIGINT, previous)
+            signal.signal(signal.SIGINT, usual)
             raise KeyboardInterrupt
         flag.set()
 
@@ -306,7 +304,7 @@ def _interruption() -> Iterator[threading.Event]:
     try:
         yield flag
     finally:
-        signal.signal(signal.SIGINT, previous)
+        signal.signal(signal.SIGINT, usual)
 
 
 def _bar(progress: bool | None, max_steps: int) -> tqdm:

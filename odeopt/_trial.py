@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ._controller.base import ACCEPT, UNDECIDED, Attempt
+from ._controller.base import Attempt, Verdict
 from ._flow.base import AbstractFlow, State, overrides
 from ._objective import Oracle, Tally, directional_change, reads
 from ._record import Record, write
@@ -137,11 +137,11 @@ def _decide(problem: Problem, run: Run, trial: _Candidate, decision: Array) -> _
 
     if controller.rounding is None:
         asked = jnp.asarray(False)
-        arrival, accepted = jax.lax.cond(decision == ACCEPT, accept, reject)
+        arrival, accepted = jax.lax.cond(decision == Verdict.ACCEPT, accept, reject)
     else:
-        asked = decision == UNDECIDED
+        asked = decision == Verdict.UNDECIDED
         # One flat switch: a cond inside the accepting branch costs several times as much on small problems.
-        branch = jnp.where(asked, 2, jnp.where(decision == ACCEPT, 1, 0))
+        branch = jnp.where(asked, 2, jnp.where(decision == Verdict.ACCEPT, 1, 0))
         arrival, accepted = jax.lax.switch(branch, [reject, accept, ask_gradients])
     return _Outcome(arrival, accepted, asked, (tallies["accept"], tallies["ask"]))
 

@@ -1,6 +1,10 @@
 """The command line: `odeopt train` and `odeopt predict`."""
 
 import csv
+import importlib.metadata
+import os
+import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,12 +28,12 @@ import jax
 import numpy as np
 
 from ._data import labels_like
-from ._experiment import Experiment, OptionError, Options, Outcome, energy_verdict, prepare, record
+from ._experiment import Experiment, OptionError, Options, Outcome, energy_verdict, prepare, reason, record
 from ._experiment import train as run_experiment
 from ._named import NamingError
 from ._predictor import Predictor, scores
 from ._results import RESULTS
-from ._run_folder import RunFolderError, load, new_folder, read_config, write_run
+from ._run_folder import RunFolderError, check_new, load, new_folder, read_config, write_run
 from ._table import DataError, read_prediction_file
 
 USAGE_ERROR = 2
@@ -42,7 +46,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
     rich_markup_mode="markdown",
-    help="Train networks by following dissipative flows: no learning rate, and an energy that never rises.",
 )
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
@@ -57,6 +60,22 @@ class Task(StrEnum):
     auto = "auto"
     classification = "classification"
     regression = "regression"
+
+
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        print(f"odeopt {importlib.metadata.version('odeopt')}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Train networks by following dissipative flows: no learning rate, and an energy that never rises."""
 
 
 @app.command()
@@ -106,8 +125,8 @@ def train(
     """Train a network, full batch, and leave a run folder behind.
 
     The folder holds config.json, history.csv (one line for each accepted step), model.eqx and picture.png. Ctrl-C ends
-    the run and keeps the best model so far (exit code 130). Exit code 2: an option or the data cannot be used, and
-    nothing has been written; 1: the run failed, and the reason is in the table.
+    the run and keeps the best model so far (exit code 130); a second Ctrl-C ends the program at once. Exit code 2: an
+    option or the data cannot be used, and nothing has been written; 1: the run failed, and the reason is in the table.
     """
     if dtype is Dtype.float64:
         # Before the first array is made. A library may not switch this on, a process of its own may.
@@ -126,13 +145,14 @@ def train(
         data=data,
         task=task.value,
     )
-    with _messages():
+    with _answering_ctrl_c() as ctrl_c, _messages():
         experiment = prepare(options)
         folder = _fresh_name(experiment) if out is None else out
+        check_new(folder)
+        if not quiet:
+            _print_beginning(experiment)
+        outcome = run_experiment(experiment, False if quiet else None, ctrl_c.after_block)
         with new_folder(folder) as unfinished:
-            if not quiet:
-                _print_beginning(experiment)
-            outcome = run_experiment(experiment, progress=False if quiet else None)
             write_run(
                 unfinished,
                 record(experiment, outcome),
@@ -140,16 +160,12 @@ def train(
                 outcome.history,
                 title=f"{_name(experiment.solver.flow)} on {experiment.description}",
             )
-    if quiet:
-        print(folder)
-    else:
-        _out.print(_summary(experiment, outcome))
-        _out.print(
-            f"The run is in {folder}: look at picture.png, and predict with: odeopt predict {folder} --data FILE",
-            soft_wrap=True,
-            markup=False,
-        )
-    raise typer.Exit(_exit_code(outcome))
+        if quiet:
+            print(folder)
+        else:
+            _out.print(_summary(experiment, outcome))
+            _out.print(_what_to_do_next(experiment, folder), soft_wrap=True, markup=False)
+    raise typer.Exit(INTERRUPTED if ctrl_c.pressed else _exit_code(outcome))
 
 
 @app.command()
@@ -196,10 +212,53 @@ def predict(
 
 def main() -> None:
     """The entry point `odeopt`."""
-    app()
+    try:
+        app()
+    finally:
+        # Nothing is left to interrupt, and Python's own clean-up would answer with a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 _SCORES = {"accuracy": ("accuracy", "{:.4f}"), "rmse": ("RMSE", "{:.6g}"), "r2": ("R2", "{:.4f}")}
+
+
+class _CtrlC:
+    """The answer to Ctrl-C during training; it raises nothing.
+
+    An exception out of the middle of JAX's compiler crashes the process now and then (4 of 25 tries), and one out of a
+    destructor or an import is swallowed.
+    """
+
+    def __init__(self):
+        self.pressed = False
+        self._has_stepped = False
+
+    def after_block(self) -> bool:
+        """To be called after every block of steps: whether to end the run."""
+        self._has_stepped = True
+        return self.pressed
+
+    def __call__(self, number: int, frame) -> None:
+        if not self._has_stepped:
+            # A progress bar may stand on the line.
+            line = b"\r\x1b[K" if sys.stderr.isatty() else b""
+            os.write(2, line + b"odeopt: interrupted before the first step; nothing has been written.\n")
+            os._exit(INTERRUPTED)
+        self.pressed = True
+        # The second one ends the process wherever it stands, in compiled code too.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextmanager
+def _answering_ctrl_c() -> Iterator[_CtrlC]:
+    ctrl_c, before = _CtrlC(), signal.getsignal(signal.SIGINT)
+    # A shell that starts a command in the background has its Ctrl-C ignored.
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, ctrl_c)
+    try:
+        yield ctrl_c
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -234,6 +293,16 @@ def _print_beginning(experiment: Experiment) -> None:
     )
 
 
+def _what_to_do_next(experiment: Experiment, folder: Path) -> str:
+    beginning = f"The run is in {folder}: look at picture.png, and predict"
+    if experiment.options.data is not None:
+        return f"{beginning} with: odeopt predict {shlex.quote(str(folder))} --data FILE"
+    return (
+        f"{beginning} in Python:\nimport odeopt, sklearn.datasets; "
+        f"print(odeopt.load({str(folder)!r}).labels(sklearn.datasets.load_digits().data[:20]))"
+    )
+
+
 def _summary(experiment: Experiment, outcome: Outcome) -> Table:
     solver, solution = experiment.solver, outcome.solution
     table = Table(
@@ -254,17 +323,20 @@ def _summary(experiment: Experiment, outcome: Outcome) -> Table:
         "time",
         f"{outcome.seconds:.1f} s, of which {outcome.seconds_to_first_step:.1f} s up to the first step (compilation)",
     )
-    table.add_row("stopped because", str(solution.result))
-    table.add_row("energy never rose", energy_verdict(outcome.history))
+    table.add_row("stopped because", reason(experiment.options, solution))
+    table.add_row("energy", energy_verdict(outcome.history))
     return table
 
 
 def _exit_code(outcome: Outcome) -> int:
-    result = outcome.solution.result
-    failures = (RESULTS.nonfinite_start, RESULTS.nonfinite_dissipation, RESULTS.step_underflow, RESULTS.unbounded_below)
-    if any(bool(result == failure) for failure in failures):
-        return FAILED
-    return INTERRUPTED if bool(result == RESULTS.interrupted) else 0
+    failures = (
+        RESULTS.nonfinite_start,
+        RESULTS.nonfinite_dissipation,
+        RESULTS.energy_rises,
+        RESULTS.step_underflow,
+        RESULTS.unbounded_below,
+    )
+    return FAILED if any(bool(outcome.solution.result == failure) for failure in failures) else 0
 
 
 def _fitting_targets(file: Path, predictor: Predictor, y: np.ndarray) -> np.ndarray:

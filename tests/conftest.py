@@ -1,5 +1,15 @@
 """What all tests share. The library never switches double precision on; the tests do, here and nowhere else."""
 
 import jax
+import jaxtyping
+import pytest
 
 jax.config.update("jax_enable_x64", True)
+
+
+@pytest.fixture
+def as_installed():
+    """The type checker that watches the other tests would speak first, in its own words; users do not have it."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

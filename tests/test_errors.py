@@ -4,7 +4,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jaxtyping
+import optimistix as optx
 import pytest
 
 import odeopt
@@ -15,14 +15,6 @@ START = jnp.asarray([1.0, -0.5])
 
 def bowl(y, args):
     return jnp.sum(y**2)
-
-
-@pytest.fixture
-def as_installed():
-    """The type checker that watches the other tests would speak first, in its own words; users do not have it."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def minimise(fn=bowl, flow=None, y0=START, **settings):
@@ -105,6 +97,38 @@ WRONG_DECLARATIONS = {
         {"stationarity": lambda self, t, state, oracle, norm=None: jnp.asarray(0)},
         r"stationarity returned dtype int.*floating point",
     ),
+    "memory that is used and was never made": (
+        {"init": lambda self, params: odeopt.State(params)},
+        r"Drag\.vector_field failed on .*position float64\[2\] and memory None .*init.*'NoneType' object is not",
+    ),
+    "memory that does not fit the gradient": (
+        {"init": lambda self, params: odeopt.State(params, {"v": jnp.zeros(3)})},
+        r"Drag\.vector_field failed on .*position float64\[2\] and memory \['v'\] float64\[3\] .*shapes",
+    ),
+    "memory that is a Python number": (
+        {"init": lambda self, params: odeopt.State(params, 0)},
+        r"Drag\.init: memory is 0, a Python int; expected arrays.*None",
+    ),
+    "slope that is a Python number": (
+        {"vector_field": lambda self, t, state, oracle: odeopt.State(state.position, {"v": 0.0})},
+        r"Drag\.vector_field: memory\['v'\] is 0\.0, a Python float; expected an array",
+    ),
+    "information that no oracle has": (
+        {"vector_field": lambda self, t, state, oracle: odeopt.State(-oracle.grad, state.memory)},
+        r"Drag\.vector_field failed on .*no attribute 'grad'.*has value, gradient, hvp\(vector\) and at\(point\)",
+    ),
+    "calibration without a return": (
+        {"calibrate": lambda self, state, oracle: None},
+        r"Drag\.calibrate returned NoneType; expected the flow",
+    ),
+    "jump to a memory of another structure": (
+        {"jump": lambda self, t, before, after, oracle_before, oracle_after: after},
+        r"Drag\.jump: the memory has the structure",
+    ),
+    "energy that cannot be differentiated": (
+        {"energy": lambda self, t, state, oracle: jax.pure_callback(float, jnp.zeros(()), state.memory["v"][0])},
+        r"Drag\.dissipation failed on .*callback.*derived from energy.*closed form",
+    ),
 }
 
 
@@ -117,6 +141,51 @@ def test_a_wrong_declaration_of_a_flow_is_named(name):
     methods, message = WRONG_DECLARATIONS[name]
     with pytest.raises((TypeError, ValueError), match=message):
         minimise(flow=declared(**methods))
+
+
+def fails(error):
+    def method(self, *arguments):
+        raise error
+
+    return method
+
+
+METHODS = (
+    "init", "calibrate", "vector_field", "energy", "dissipation", "kinetic_energy", "stationarity", "jump",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("error", "kind"), [(ValueError("one"), ValueError), (TypeError("two"), TypeError), (KeyError("three"), TypeError)]
+)
+def test_an_error_inside_a_method_is_told_with_its_place_and_its_cause(method, error, kind):
+    message = rf"^Drag\.{method} failed on .*float64\[2\].*{type(error).__name__}: .*{error.args[0]}"
+    with pytest.raises(kind, match=message) as caught:
+        minimise(flow=declared(**{method: fails(error)}))
+    assert caught.value.__cause__ is error
+
+
+def test_the_librarys_own_words_come_through():
+    class Hasty(odeopt.Adam):
+        def calibrate(self, state, oracle):
+            return self
+
+    with pytest.raises(ValueError, match=r"Hasty\.vector_field failed.*Adam\(epsilon=None\) has not been calibrated"):
+        minimise(flow=Hasty())
+
+
+def test_an_objective_without_a_gradient_is_not_blamed_on_the_flow():
+    counted = lambda y, args: jax.lax.while_loop(lambda s: s < 3, lambda s: s + 1, jnp.sum(y))  # noqa: E731
+    with pytest.raises(ValueError, match=r"^Reverse-mode differentiation does not work"):
+        minimise(fn=counted)
+
+
+def test_a_stationarity_that_takes_no_norm_is_named_where_one_is_chosen():
+    flow = declared(stationarity=lambda self, t, state, oracle: jnp.sum(oracle.gradient**2))
+    assert minimise(flow=flow).result == odeopt.RESULTS.converged
+    with pytest.raises(TypeError, match=r"Drag\.stationarity failed"):
+        minimise(flow=flow, stop=odeopt.Stop(gradient_norm=1e-6, norm=optx.max_norm))
 
 
 @pytest.mark.parametrize(

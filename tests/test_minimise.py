@@ -1,5 +1,10 @@
 """What `minimise` promises beside lower losses."""
 
+import inspect
+import re
+import textwrap
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -121,6 +126,110 @@ def test_without_throw_a_failed_run_hands_back_its_best_point():
 def test_a_result_is_a_sentence():
     solution = odeopt.minimise(PROBLEMS["two"].fn, solver_of("gradient flow"), PROBLEMS["two"].y0())
     assert str(solution.result) == "The stopping tolerance has been met."
+
+
+def test_the_results_are_listed_where_python_looks_for_them():
+    names = [name for name in dir(RESULTS) if isinstance(getattr(RESULTS, name), type(RESULTS.converged))]
+    assert {"converged", "step_underflow", "time_limit_reached"} <= set(names)
+    assert len(names) == len(RESULTS)
+    for name in names:
+        assert f"- `{name}`: {getattr(RESULTS, name)}" in inspect.getdoc(RESULTS)
+
+
+def test_a_result_that_does_not_exist_is_answered_with_those_that_do():
+    with pytest.raises(AttributeError, match=r"'convergd'.*converged, target_reached, .*time_limit_reached") as caught:
+        _ = RESULTS.convergd
+    assert (caught.value.name, caught.value.obj) == ("convergd", RESULTS)
+
+
+def batch(y0=LANES):
+    problem, solver = PROBLEMS["two"], solver_of("heavy ball")
+    run = lambda y: odeopt.minimise(problem.fn, solver, y, throw=False, max_steps=150)  # noqa: E731
+    return jax.vmap(run)(jnp.asarray(y0))
+
+
+def test_printing_a_solution_describes_it():
+    solution = odeopt.minimise(PROBLEMS["two"].fn, solver_of("gradient flow"), PROBLEMS["two"].y0())
+    assert str(solution) == solution.describe()
+    assert "\n" not in str(solution)
+    assert f"the loss {float(solution.loss):.6g}" in str(solution)
+
+
+def test_printing_a_batch_says_how_many_runs_ended_in_which_way():
+    solution = batch()
+    ends = [RESULTS.converged._value, RESULTS.max_steps_reached._value, RESULTS.nonfinite_start._value]
+    converged, used_up, nonfinite = (int(np.sum(np.asarray(solution.result._value) == end)) for end in ends)
+    assert min(converged, used_up, nonfinite) > 0
+    expected = f"4 runs: {converged} converged, {used_up} max_steps_reached, {nonfinite} nonfinite_start."
+    assert str(solution) == expected
+
+
+def test_a_batch_is_described_run_by_run():
+    solution = batch()
+    with pytest.raises(ValueError, match=r"one run; this solution holds 4.*jax\.tree\.map\(lambda leaf: leaf\[i\]"):
+        solution.describe()
+    first = jax.tree.map(lambda leaf: leaf[0], solution)
+    assert f"{float(solution.loss[0]):.6g}" in first.describe()
+
+
+def test_a_solution_inside_jit_can_be_printed():
+    printed = []
+
+    @jax.jit
+    def run(y0):
+        solution = odeopt.minimise(PROBLEMS["two"].fn, solver_of("gradient flow"), y0)
+        printed.append(str(solution))
+        return solution.value
+
+    run(PROBLEMS["two"].y0())
+    assert printed[0].startswith("Solution(")
+
+
+def test_the_documented_controller_of_ones_own_lowers_the_energy_at_every_step():
+    example = re.search(r"```python\n(.*?)```", inspect.getdoc(odeopt.AbstractController), re.DOTALL)[1]
+    names = {}
+    exec(textwrap.dedent(example), names)
+    solution = names["solution"]
+    assert solution.result == RESULTS.converged
+    energy = solution.history.trimmed().energy
+    assert np.all(np.diff(np.concatenate([[solution.history.start["energy"]], energy])) <= 0)
+
+
+def test_the_verdicts_are_those_that_the_loop_acts_upon():
+    """A controller that rejects every third trial, leaves every fifth to the gradients and keeps the others."""
+
+    class Moody(odeopt.ConstantStep):
+        rounding: ClassVar[float] = 1.0
+
+        def init(self, step_size):
+            return jnp.asarray(0)
+
+        def step_size(self, state):
+            return self.initial_step_size
+
+        def bound(self, step_size, rate):
+            return jnp.zeros_like(step_size)
+
+        def judge(self, state, attempt):
+            kept = jnp.where(state % 5 == 0, odeopt.Verdict.UNDECIDED, odeopt.Verdict.ACCEPT)
+            return jnp.where(state % 3 == 0, odeopt.Verdict.REJECT, kept)
+
+        def update(self, state, attempt, verdict, accepted):
+            return state + 1
+
+        def exhausted(self, state):
+            return jnp.asarray(False)
+
+    fn = lambda y, args: jnp.sum(y**2)  # noqa: E731
+    solution = odeopt.minimise(
+        fn, odeopt.Solver(odeopt.GradientFlow(), controller=Moody(1e-3)), jnp.ones(2), max_steps=15, throw=False
+    )
+    # Of the trials 0 to 14 five are multiples of three, and 5 and 10 are the other multiples of five.
+    assert {name: int(solution.stats[name]) for name in ("accepted", "rejected", "gradient_tests")} == {
+        "accepted": 10,
+        "rejected": 5,
+        "gradient_tests": 2,
+    }
 
 
 def test_what_the_function_returns_beside_its_value_comes_back_for_the_best_point():

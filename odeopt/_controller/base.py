@@ -6,9 +6,22 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array
 
-# Verdicts on a trial. SEARCH_ON: it passes, but the controller wants to try another step size first.
-# UNDECIDED: the loss does not resolve the difference that the decision needs; gradients decide.
-REJECT, ACCEPT, UNDECIDED, SEARCH_ON = 0, 1, 2, 3
+
+class Verdict:
+    """What a controller says of a trial: integers, for use in `jnp.where`.
+
+    - `REJECT`: the step is not kept; a new one starts from the same point.
+    - `ACCEPT`: the step is kept.
+    - `UNDECIDED`: the loss does not resolve the difference that the decision needs. The loop decides from gradients,
+        and tells `update`; for controllers whose `rounding` is not `None`.
+    - `SEARCH_ON`: the step passes, but the controller tries another step size before it keeps one. The loop goes on
+        as after `REJECT`.
+    """
+
+    REJECT = 0
+    ACCEPT = 1
+    UNDECIDED = 2
+    SEARCH_ON = 3
 
 
 class Attempt(eqx.Module):
@@ -33,6 +46,8 @@ class Attempt(eqx.Module):
 class AbstractController(eqx.Module):
     """Judges trials and chooses step sizes from scalars; it knows nothing of parameters.
 
+    All methods run inside the compiled loop: they compute with `jnp` and decide with `jnp.where`.
+
     **Attributes:**
 
     - `initial_step_size`: the first step size, in the flow's unit of time; `None`: a hundredth of the flow's
@@ -42,6 +57,47 @@ class AbstractController(eqx.Module):
     - `rounding`: multiples of the rounding unit of the loss below which gradients decide; `None` switches it off.
 
     **Class attributes:** `monotone`: whether an accepted step never raises the energy beyond rounding.
+
+    !!! example "A controller of one's own"
+
+        Whatever lowers the energy is kept; steps are doubled and halved.
+
+        ```python
+        from typing import ClassVar
+
+        import jax.numpy as jnp
+        import odeopt
+
+
+        class AnyDecrease(odeopt.AbstractController):
+            initial_step_size: float | None = None
+            rate: ClassVar[str] = "start"
+            rounding: ClassVar[None] = None
+            monotone: ClassVar[bool] = True
+
+            def init(self, step_size):
+                return step_size
+
+            def step_size(self, state):
+                return state
+
+            def bound(self, step_size, rate):
+                return jnp.zeros_like(step_size)
+
+            def judge(self, state, attempt):
+                passes = attempt.finite & (attempt.change <= self.bound(attempt.step_size, attempt.rate))
+                return jnp.where(passes, odeopt.Verdict.ACCEPT, odeopt.Verdict.REJECT)
+
+            def update(self, state, attempt, verdict, accepted):
+                return jnp.where(accepted, 2 * state, state / 2)
+
+            def exhausted(self, state):
+                return state < 1e-20
+
+
+        solver = odeopt.Solver(odeopt.HeavyBall(), controller=AnyDecrease())
+        solution = odeopt.minimise(lambda y, _: jnp.sum(y**2), solver, jnp.ones(2))
+        ```
     """
 
     initial_step_size: eqx.AbstractVar[Array | None]
@@ -63,7 +119,7 @@ class AbstractController(eqx.Module):
 
     @abc.abstractmethod
     def judge(self, state: Any, attempt: Attempt) -> Array:
-        """One of the verdicts, an int32 scalar."""
+        """One of `Verdict`, as an integer array."""
 
     @abc.abstractmethod
     def update(self, state: Any, attempt: Attempt, verdict: Array, accepted: Array) -> Any:

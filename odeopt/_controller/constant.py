@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._hyperparameter import concrete, hyperparameter
-from .base import ACCEPT, REJECT, AbstractController, Attempt
+from .base import AbstractController, Attempt, Verdict
 
 
 class _ConstantState(eqx.Module):
@@ -52,7 +52,7 @@ class ConstantStep(AbstractController):
         return jnp.full_like(step_size, jnp.inf)
 
     def judge(self, state: _ConstantState, attempt: Attempt) -> Array:
-        return jnp.where(attempt.finite, ACCEPT, REJECT).astype(jnp.int32)
+        return jnp.where(attempt.finite, Verdict.ACCEPT, Verdict.REJECT).astype(jnp.int32)
 
     def update(self, state: _ConstantState, attempt: Attempt, verdict: Array, accepted: Array) -> _ConstantState:
         return _ConstantState(state.step_size, ~accepted)

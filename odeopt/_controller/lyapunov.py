@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._hyperparameter import concrete, hyperparameter
-from .base import ACCEPT, REJECT, SEARCH_ON, UNDECIDED, AbstractController, Attempt
+from .base import AbstractController, Attempt, Verdict
 
 
 class _Bracket(eqx.Module):
@@ -129,10 +129,11 @@ class LyapunovControl(AbstractController):
 
     def judge(self, state: _LyapunovState, attempt: Attempt) -> Array:
         excess = attempt.change - self.bound(attempt.step_size, attempt.rate)
-        passes = jnp.where(excess <= 0, self._on_pass(state), REJECT)
+        verdict = jnp.where(excess <= 0, self._on_pass(state), Verdict.REJECT)
         # `excess` is NaN or infinite where the energy is: such a trial is never undecided and never passes.
-        verdict = jnp.where(jnp.abs(excess) <= attempt.rounding, UNDECIDED, passes) if self._tests_gradients else passes
-        return jnp.where(attempt.finite, verdict, REJECT).astype(jnp.int32)
+        if self._tests_gradients:
+            verdict = jnp.where(jnp.abs(excess) <= attempt.rounding, Verdict.UNDECIDED, verdict)
+        return jnp.where(attempt.finite, verdict, Verdict.REJECT).astype(jnp.int32)
 
     def update(self, state: _LyapunovState, attempt: Attempt, verdict: Array, accepted: Array) -> _LyapunovState:
         after_pass = self._next_first(state, attempt.step_size)
@@ -156,9 +157,9 @@ class LyapunovControl(AbstractController):
     def _on_pass(self, state: _LyapunovState):
         """The verdict on a step that passes: with a dichotomy, search on while bisections are left."""
         if state.bracket is None:
-            return ACCEPT
+            return Verdict.ACCEPT
         searching = (state.bracket.failed < jnp.inf) & (state.bracket.left > 0)
-        return jnp.where(searching, SEARCH_ON, ACCEPT)
+        return jnp.where(searching, Verdict.SEARCH_ON, Verdict.ACCEPT)
 
     def _next_first(self, state: _LyapunovState, accepted: Array) -> Array:
         """The first step size of the next search."""
@@ -175,8 +176,8 @@ class LyapunovControl(AbstractController):
         """The next step size of the same search, and what the dichotomy has learnt."""
         if state.bracket is None:
             return None, tried / self.shrink
-        passed = jnp.where(verdict == SEARCH_ON, tried, state.bracket.passed)
-        failed = jnp.where(verdict == SEARCH_ON, state.bracket.failed, tried)
+        passed = jnp.where(verdict == Verdict.SEARCH_ON, tried, state.bracket.passed)
+        failed = jnp.where(verdict == Verdict.SEARCH_ON, state.bracket.failed, tried)
         bisecting = (passed > 0) & (state.bracket.left > 0)
         middle = jnp.sqrt(passed) * jnp.sqrt(failed)
         # Bisections used up and the last one failed: the largest step that passed is tried once more, and kept.
