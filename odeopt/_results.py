@@ -33,8 +33,7 @@ class _Sentences(type(eqx.Enumeration)):
         item = cls._name_to_item.get(name)
         if item is None:
             members = ", ".join(cls._name_to_item)
-            # With name and obj, from which Python makes its "Did you mean".
-            raise AttributeError(f"{cls.__name__} has no member {name!r}; it has {members}.", name=name, obj=cls)
+            raise AttributeError(f"{cls.__name__} has no member {name!r}; it has {members}.")
         return Result(item._value, item._enumeration)
 
     def __dir__(cls):

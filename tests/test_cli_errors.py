@@ -1,10 +1,20 @@
-"""`odeopt` where something cannot work: exit code 2, one clear message, and nothing written."""
+"""`odeopt` where something cannot work: exit code 2, one clear message, and nothing written; wrong flows; Ctrl-C."""
 
 import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_cli import MY_FLOW, run
+from test_cli import MY_FLOW, read_csv, run, table_of, train
+
+import odeopt
+import odeopt.plot
+from odeopt._experiment import energy_verdict
 
 BROKEN = {
     "syntax.py": ("class MyFlow(", "SyntaxError"),
@@ -188,3 +198,152 @@ def test_folder_that_is_no_run_is_refused(tmp_path):
     assert "is no folder" in refused(tmp_path, "predict", tmp_path / "absent", "--data", tmp_path / "new.csv")
     os.mkdir(tmp_path / "bare")
     assert "config.json is missing" in refused(tmp_path, "predict", tmp_path / "bare", "--data", tmp_path / "new.csv")
+
+
+@pytest.mark.parametrize("wrong", ["self.friction * v - g", "-self.friction * v + g"])
+def test_energy_that_rises_along_the_flow_is_said_to_be_wrong(tmp_path, wrong):
+    (tmp_path / "mine.py").write_text(MY_FLOW.replace("-self.friction * v - g", wrong))
+    outcome = train(tmp_path / "run", "--flow", f"{tmp_path / 'mine.py'}:MyFlow", steps=3000)
+    assert outcome.exit_code == 1
+    rows, history = table_of(outcome), read_csv(tmp_path / "run" / "history.csv")
+    assert rows["stopped because"] == str(odeopt.RESULTS.energy_rises)
+    counted = re.match(r"dV/dt > 0 at (\d+) of (\d+) points: the declared energy is not one of this", rows["energy"])
+    assert counted, rows["energy"]
+    assert int(counted[2]) == len(history) + 1
+    positive = sum(float(row["dissipation"]) > 0 for row in history)
+    assert 0.9 * positive <= int(counted[1]) <= positive
+
+
+@pytest.mark.parametrize(
+    ("energy", "verdict"),
+    [
+        ([], "no accepted step"),
+        ([2.5, 2.0], "never rose: the smallest fall between accepted steps is 0.5"),
+        ([2.5, 2.5], "never rose: the smallest fall between accepted steps is 0"),
+        ([2.5, 2.0, np.nextafter(np.float32(2.0), np.float32(3))], "never rose beyond rounding"),
+        ([2.5, 2.0, 2.001], "rose at 1 of 3 steps, most by 0.001"),
+        ([4.0], "rose at 1 of 1 steps, most by 1"),
+    ],
+)
+def test_rise_of_the_energy_is_measured_against_rounding(energy, verdict):
+    assert energy_verdict(history_of(energy, -np.ones(len(energy)), start=-1.0)).startswith(verdict)
+
+
+@pytest.mark.parametrize(
+    ("dissipation", "verdict"),
+    [
+        ([-1.0, -2.0], "never rose"),
+        ([-1.0, 1e-5], "never rose"),
+        ([-1.0, 0.1], "dV/dt > 0 at 1 of 3 points: the declared energy is not one of this flow"),
+        ([0.2, 0.1], "dV/dt > 0 at 2 of 3 points"),
+        ([np.nan, -1.0], "never rose"),
+    ],
+)
+def test_rate_of_the_energy_is_measured_against_the_rate_of_the_loss(dissipation, verdict):
+    assert energy_verdict(history_of([2.5, 2.0], dissipation, start=0.0)).startswith(verdict)
+
+
+def history_of(energy, dissipation, start):
+    """A run from energy and loss 3 with steps of length 1."""
+    energy, dissipation = np.array(energy, np.float32), np.array(dissipation, np.float32)
+    ones = np.ones(len(energy), np.float32)
+    values = {"t": 0.0, "energy": 3.0, "loss": 3.0, "dissipation": start, "gradient_norm": 1.0}
+    first = {name: np.asarray(value, np.float32) for name, value in values.items()}
+    return odeopt.History(np.cumsum(ones), ones, energy, energy, dissipation, ones, 0 * ones, start=first)
+
+
+def test_picture_of_a_rising_energy_does_not_speak_of_dissipation_kept():
+    title = odeopt.plot.run(history_of([2.5, 2.0, 1.9], [-0.1, 0.2, -0.3], start=-0.4)).axes[1].get_title()
+    assert title == "Energy: dV/dt > 0 along the run"
+
+
+EARLY = "odeopt: interrupted before the first step; nothing has been written.\n"
+PRESS = "os.kill(os.getpid(), signal.SIGINT)"
+
+
+def pressing(file: Path, place: str) -> str:
+    """The name of a flow in a file that presses Ctrl-C while it is imported, or while it is compiled."""
+    indent = "        " if place == "compiling" else ""
+    marker = "        force =" if place == "compiling" else "class MyFlow"
+    file.write_text("import os, signal\n" + MY_FLOW.replace(marker, f"{indent}{PRESS}\n{marker}"))
+    return f"{file}:MyFlow"
+
+
+@pytest.mark.parametrize("place", ["importing", "compiling"])
+def test_ctrl_c_before_the_first_step_leaves_one_line_and_nothing_else(tmp_path, place):
+    flow = pressing(tmp_path / "mine.py", place)
+    command = [Path(sys.executable).with_name("odeopt"), "train", "--hidden", "4", "--out", "new/run", "--flow", flow]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, EARLY)
+    assert {path.name for path in tmp_path.iterdir()} <= {"mine.py", "__pycache__"}
+
+
+def once(action):
+    """An action that answers the first call only."""
+    calls = iter([action])
+    return lambda *_: next(calls, lambda: None)()
+
+
+def press():
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_keeps_the_best_model_so_far(tmp_path, monkeypatch):
+    original, pressed = odeopt.train, once(press)
+
+    def interrupted(*arguments, callbacks, **options):
+        return original(*arguments, callbacks=[*callbacks, pressed], **options)
+
+    monkeypatch.setattr(odeopt, "train", interrupted)
+    outcome = train(tmp_path / "run", steps=5000)
+    assert outcome.exit_code == 130
+    assert table_of(outcome)["stopped because"] == "Ctrl-C. The best model so far is kept."
+    assert sorted(os.listdir(tmp_path)) == ["run"]
+    assert odeopt.load(tmp_path / "run")(np.zeros(64)).shape == (10,)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("place", ["odeopt._experiment.scores", "odeopt.cli.record", "odeopt.plot.run"])
+def test_ctrl_c_after_the_last_step_does_not_lose_the_run(tmp_path, monkeypatch, place):
+    module, name = place.rsplit(".", 1)
+    original, pressed = getattr(sys.modules[module], name), once(press)
+
+    def interrupted(*arguments, **options):
+        pressed()
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(place, interrupted)
+    outcome = train(tmp_path / "run")
+    assert outcome.exit_code == 130
+    assert table_of(outcome)["stopped because"].startswith("All 12 trial steps are used up")
+    assert sorted(os.listdir(tmp_path / "run")) == ["config.json", "history.csv", "model.eqx", "picture.png"]
+
+
+def test_second_ctrl_c_ends_the_program_at_once(tmp_path):
+    code = (
+        "import os, signal, sys, odeopt.cli as cli\n"
+        f"cli.record = lambda *_: [{PRESS}, {PRESS}]\n"
+        "sys.argv = 'odeopt train --hidden 4 --max-steps 3 --out run'.split()\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_leaves_the_answer_of_a_program_to_ctrl_c_alone():
+    seen, pressed = [], once(press)
+    before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+    try:
+        _, solution = odeopt.train(
+            jnp.ones(2),
+            lambda y, batch: jnp.sum(y**2) + 0 * jnp.sum(batch),
+            jnp.ones(3),
+            odeopt.Solver(odeopt.HeavyBall()),
+            max_steps=5,
+            callbacks=[pressed],
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [signal.SIGINT]
+    assert solution.result == odeopt.RESULTS.max_steps_reached
