@@ -146,7 +146,7 @@ def conclude(problem: Problem, run: Run, history) -> Solution:
     return Solution(
         value=position,
         loss=loss,
-        result=from_code(final_result(run)),
+        result=from_code(final_result(problem.solver.flow, run)),
         stats=counts | {"cost": counts["values"] + 2 * counts["gradients"]},
         history=history,
         state=SolverState(run, problem.solver),

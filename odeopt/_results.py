@@ -61,7 +61,8 @@ class RESULTS(eqx.Enumeration, metaclass=_Sentences):
     step_underflow = (
         "No step size in the controller's range lowers the energy as it should. Usual causes: the energy is not one of "
         "this flow (check signs in vector_field and energy); the flow is at rest under a scheme that cannot leave it "
-        "(use SemiImplicitEuler); the start is as good as this precision allows; the loss has a jump here."
+        "(use SemiImplicitEuler); a constant step is too long, so that the run diverged; the start is as good as this "
+        "precision allows; the loss has a jump here."
     )
     nonfinite_start = "The loss or the energy is not a finite number at the start. Start elsewhere, or mend the loss."
     nonfinite_dissipation = (

@@ -126,7 +126,7 @@ def best_point(run: Run) -> tuple[Array, PyTree]:
     return jnp.where(here, value, run.best.value), select(here, position, run.best.position)
 
 
-def final_result(run: Run) -> Array:
+def final_result(flow: AbstractFlow, run: Run) -> Array:
     """The code of the result of a run that has ended: what the loop saw, and what the last point adds to it."""
     result, here = run.result, run.snapshot
     rejected, by_gradients = (run.counts[COUNTS.index(name)] for name in ("rejected", "gradient_test_rejections"))
@@ -135,7 +135,10 @@ def final_result(run: Run) -> Array:
     # Near a solution a rate is zero but for its own rounding, and may have either sign: less than half the digits of
     # the first gradient are left to compute it from.
     resolved = here.stationarity > float(jnp.finfo(run.t.dtype).eps) ** 0.5 * run.monitor.initial_stationarity
-    result = jnp.where(stuck & resolved & (here.dissipation > 0), code(RESULTS.energy_rises), result)
+    # Steps that shrink without end may also use up the trials, or leave the loss as it is for long enough to stop.
+    settled = (result == code(RESULTS.converged)) & run.monitor.window.settled
+    suspect = stuck | settled | (result == RUNNING) if flow.certificate == "lyapunov" else stuck
+    result = jnp.where(suspect & resolved & (here.dissipation > 0), code(RESULTS.energy_rises), result)
     # A flow at rest has no decrease that rounding could hide, unless already the first trial was below it.
     at_rest = at_floor & (here.dissipation == 0) & (rejected > by_gradients)
     result = jnp.where(at_rest, code(RESULTS.step_underflow), result)

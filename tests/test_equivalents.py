@@ -4,7 +4,6 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from catalogue import FLOWS, PROBLEMS, SCHEMES
 
@@ -36,37 +35,6 @@ def path(solver, start=START, fn=bowl, steps=STEPS):
     )
     assert int(solution.stats["accepted"]) == steps
     return np.asarray(solution.history.position)
-
-
-def optax_path(optimizer, start=START, steps=STEPS):
-    params, rows = jnp.asarray(start), []
-    state = optimizer.init(params)
-    for _ in range(steps):
-        updates, state = optimizer.update(jnp.asarray(bowl_gradient(np.asarray(params))), state, params)
-        params = optax.apply_updates(params, updates)
-        rows.append(np.asarray(params))
-    return np.stack(rows)
-
-
-def test_gradient_flow_with_explicit_euler_is_gradient_descent():
-    solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), odeopt.ConstantStep(0.2))
-    np.testing.assert_allclose(path(solver), optax_path(optax.sgd(0.2)), rtol=AGREEMENT, atol=AGREEMENT)
-
-
-@pytest.mark.parametrize(("friction", "step_size"), [(1.0, 0.1), (0.3, 0.4), (5.0, 0.3)])
-def test_heavy_ball_with_exponential_euler_is_momentum_descent(friction, step_size):
-    momentum = np.exp(-friction * step_size)
-    learning_rate = step_size * (1 - momentum) / friction
-    solver = odeopt.Solver(odeopt.HeavyBall(friction), odeopt.ExponentialEuler(), odeopt.ConstantStep(step_size))
-    truth = optax_path(optax.sgd(learning_rate, momentum=momentum))
-    np.testing.assert_allclose(path(solver), truth, rtol=AGREEMENT, atol=AGREEMENT)
-
-
-def test_heavy_ball_without_friction_is_momentum_descent_in_its_limit():
-    # momentum 1 and learning rate h (1 - e^{-ah})/a -> h^2
-    solver = odeopt.Solver(odeopt.HeavyBall(0.0), odeopt.ExponentialEuler(), odeopt.ConstantStep(0.1))
-    truth = optax_path(optax.sgd(0.1**2, momentum=1.0))
-    np.testing.assert_allclose(path(solver), truth, rtol=AGREEMENT, atol=AGREEMENT)
 
 
 @pytest.mark.parametrize("friction", [0.5, 2.0])

@@ -40,8 +40,8 @@ def module_of(path: Path) -> tuple[str, ...]:
 
 
 def imported(path: Path):
-    """The modules of this package that a file imports, and the line; exempt: what only type checkers read, and the
-    scheme and the controller that a flow recommends."""
+    """The modules of this package that a file imports, and the line; exempt: what only type checkers read, the scheme
+    and the controller that a flow recommends, and the schemes for which it states its discrete equivalent."""
     package = path.relative_to(PACKAGE).parent.parts
 
     class Reader(ast.NodeVisitor):
@@ -53,7 +53,7 @@ def imported(path: Path):
                 self.generic_visit(node)
 
         def visit_FunctionDef(self, node):
-            if not (node.name == "recommended" and package == ("_flow",)):
+            if not (node.name in ("recommended", "discrete_equivalent") and package == ("_flow",)):
                 self.generic_visit(node)
 
         def visit_ImportFrom(self, node):

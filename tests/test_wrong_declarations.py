@@ -55,6 +55,21 @@ def test_a_flow_along_which_its_energy_rises_is_told_so(flow, dtype):
     assert float(solution.state.run.snapshot.dissipation) > 0
 
 
+@pytest.mark.parametrize("flow", [Uphill, NegativeFriction, NoKineticEnergy])
+def test_a_loss_that_stands_still_because_steps_shrink_is_no_solution(flow):
+    problem, stop = PROBLEMS["two"], Stop(loss_change=1e-6)
+    solution = odeopt.minimise(problem.fn, odeopt.Solver(flow()), problem.y0(jnp.float32), stop=stop, throw=False)
+    assert solution.result == RESULTS.energy_rises, solution.describe()
+
+
+def test_more_trials_are_not_recommended_to_a_wrong_flow():
+    problem = PROBLEMS["Rosenbrock"]
+    solution = odeopt.minimise(
+        problem.fn, odeopt.Solver(NegativeFriction()), problem.y0(jnp.float32), max_steps=300, throw=False
+    )
+    assert solution.result == RESULTS.energy_rises, solution.describe()
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_a_flow_that_cannot_leave_rest_is_not_blamed_on_rounding(dtype):
     problem = PROBLEMS["two"]

@@ -8,15 +8,21 @@ r"""The flow of Adam without bias correction.
 of differential equations to model first-order adaptive algorithms.)
 """
 
+from typing import TYPE_CHECKING
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, PyTree
 
 from .._hyperparameter import concrete, hyperparameter
 from .._objective.oracle import Oracle
 from .._tree import size, vdot
 from .base import AbstractFlow, State
+
+if TYPE_CHECKING:
+    from .._scheme.base import AbstractScheme
 
 
 class Adam(AbstractFlow):
@@ -26,7 +32,8 @@ class Adam(AbstractFlow):
        V = f + \frac{1}{2a} \sum \frac{m^2}{D} \]
 
     With `ExponentialEuler` at constant step \(h\) it is Adam without bias correction at learning rate \(h\),
-    \(\beta_1 = e^{-a h}\), \(\beta_2 = e^{-b h}\) and `eps=0, eps_root=e**2`. The memory is `(m, v)`.
+    \(\beta_1 = e^{-a h}\), \(\beta_2 = e^{-b h}\) and `eps=0, eps_root=e**2`; with `SemiImplicitEuler` the same with
+    \(\beta_1 = 1 - a h\), \(\beta_2 = 1 - b h\). The memory is `(m, v)`.
 
     **Arguments:**
 
@@ -121,16 +128,47 @@ class Adam(AbstractFlow):
 
         return ExponentialEuler(), LyapunovControl()
 
+    def discrete_equivalent(self, scheme: "AbstractScheme", step_size: Array) -> optax.GradientTransformation | None:
+        from .._scheme.exponential import ExponentialEuler
+        from .._scheme.semi_implicit import SemiImplicitEuler
+
+        a, b, h = self.momentum_rate, self.scaling_rate, step_size
+        eps_root = self._calibrated_epsilon() ** 2
+        if isinstance(scheme, ExponentialEuler):
+            return _adam_without_bias_correction(h, jnp.exp(-a * h), jnp.exp(-b * h), eps_root)
+        if isinstance(scheme, SemiImplicitEuler):
+            return _adam_without_bias_correction(h, 1 - a * h, 1 - b * h, eps_root)
+        return None
+
     def _root(self, v: Array) -> Array:
+        # The constant stands under the root: sqrt(v) + e has no derivative at v = 0, where the flow starts.
+        return jnp.sqrt(v + self._calibrated_epsilon() ** 2)
+
+    def _calibrated_epsilon(self) -> Array:
         if self.epsilon is None:
             raise ValueError(
                 "Adam(epsilon=None) has not been calibrated: minimise and train do it; elsewhere call "
                 "flow.calibrate(state, oracle) first or give epsilon."
             )
-        # The constant stands under the root: sqrt(v) + e has no derivative at v = 0, where the flow starts.
-        return jnp.sqrt(v + self.epsilon**2)
+        return self.epsilon
 
 
 # epsilon over the root mean square of the first gradient, where none is given. Measured: benchmarks/core.py,
 # table "constants".
 OPEN_EPSILON = 1e-3
+
+
+def _adam_without_bias_correction(
+    learning_rate: Array, b1: Array, b2: Array, eps_root: Array
+) -> optax.GradientTransformation:
+    """As in optax, which has no switch for the bias correction."""
+
+    def init(params):
+        return optax.tree.zeros_like(params), optax.tree.zeros_like(params)
+
+    def update(updates, state, params=None):
+        mu = optax.tree.update_moment(updates, state[0], b1, 1)
+        nu = optax.tree.update_moment(updates, state[1], b2, 2)
+        return jax.tree.map(lambda m, v: -learning_rate * m / jnp.sqrt(v + eps_root), mu, nu), (mu, nu)
+
+    return optax.GradientTransformation(init, update)

@@ -1,10 +1,11 @@
 """What a flow is: a vector field, an energy, and what may be said about them."""
 
 import abc
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
+import optax
 import optimistix as optx
 from jaxtyping import Array, PyTree
 
@@ -28,6 +29,19 @@ class State(eqx.Module):
 
     position: PyTree
     memory: PyTree = None
+
+
+class DecayBound(NamedTuple):
+    r"""What theory says of the speed of a flow: \(V' \le -k\,(V - \inf V)^s\).
+
+    Exponential decay at the rate \(k\) for \(s = 1\), polynomial like \(t^{-1/(s-1)}\) for \(s > 1\), and finite time
+    like \((t_1 - t)^{1/(1-s)}\) for \(s < 1\).
+
+    **Attributes:** `order`: \(s\); `rate`: \(k\), or `None` where theory gives no number.
+    """
+
+    order: float
+    rate: float | None = None
 
 
 class AbstractFlow(eqx.Module):
@@ -112,6 +126,14 @@ class AbstractFlow(eqx.Module):
         length = jnp.where(length > 0, length, 1.0)
         return jnp.where(speed > 0, length / jnp.where(speed > 0, speed, 1.0), 1.0)
 
+    def predicted_decay(self, lojasiewicz_exponent: float, constant: float) -> DecayBound | None:
+        r"""What theory says of the decay of the energy where \(|\nabla f| \ge c\,(f - \inf f)^\theta\).
+
+        Called on the calibrated flow with \(\theta\) and \(c\); \(\theta = 1/2\) with \(c^2 = 2 \mu\) is the inequality
+        of Polyak and Łojasiewicz. `None` where theory says nothing. Checked by `odeopt.decay_rate`.
+        """
+        return None
+
     def recommended(self) -> "tuple[AbstractScheme, AbstractController]":
         """The scheme and the controller that a solver takes where the user names none."""
         # Imported here, because schemes and controllers stand above flows: a flow only recommends them.
@@ -119,6 +141,13 @@ class AbstractFlow(eqx.Module):
         from .._scheme.semi_implicit import SemiImplicitEuler
 
         return SemiImplicitEuler(), LyapunovControl()
+
+    def discrete_equivalent(self, scheme: "AbstractScheme", step_size: Array) -> optax.GradientTransformation | None:
+        """The discrete optimizer that `scheme` at constant `step_size` makes of this flow; `None` where none is known.
+
+        What is stated here is checked by `odeopt.equivalence` and `odeopt.verify`. Called on the calibrated flow.
+        """
+        return None
 
 
 def overrides(flow: AbstractFlow, method: str) -> bool:

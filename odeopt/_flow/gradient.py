@@ -5,12 +5,18 @@ r"""Gradient flow.
 for any \(f\). (Cauchy, 1847, Méthode générale pour la résolution des systèmes d'équations simultanées.)
 """
 
+from typing import TYPE_CHECKING
+
 import jax
+import optax
 from jaxtyping import Array, PyTree
 
 from .._objective.oracle import Oracle
 from .._tree import vdot
-from .base import AbstractFlow, State
+from .base import AbstractFlow, DecayBound, State
+
+if TYPE_CHECKING:
+    from .._scheme.base import AbstractScheme
 
 
 class GradientFlow(AbstractFlow):
@@ -40,8 +46,20 @@ class GradientFlow(AbstractFlow):
     def dissipation(self, t: Array, state: State, oracle: Oracle) -> Array:
         return -vdot(oracle.gradient, oracle.gradient)
 
+    def predicted_decay(self, lojasiewicz_exponent: float, constant: float) -> DecayBound:
+        # V' = -|g|^2 <= -c^2 (f - inf f)^(2 theta).
+        return DecayBound(2 * lojasiewicz_exponent, constant**2)
+
     def recommended(self):
         from .._controller.lyapunov import LyapunovControl
         from .._scheme.tableaus import Euler
 
         return Euler(), LyapunovControl()
+
+    def discrete_equivalent(self, scheme: "AbstractScheme", step_size: Array) -> optax.GradientTransformation | None:
+        from .._scheme.exponential import ExponentialEuler
+        from .._scheme.semi_implicit import SemiImplicitEuler
+        from .._scheme.tableaus import Euler
+
+        # Without memory all three are explicit Euler.
+        return optax.sgd(step_size) if isinstance(scheme, Euler | SemiImplicitEuler | ExponentialEuler) else None

@@ -6,15 +6,21 @@ for any \(f\) and \(a \ge 0\). (Polyak, 1964, Some methods of speeding up the co
 Alvarez, 2000, On the minimizing property of a second order dissipative system in Hilbert spaces.)
 """
 
+from typing import TYPE_CHECKING
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, PyTree
 
 from .._hyperparameter import concrete, hyperparameter
 from .._objective.oracle import Oracle
 from .._tree import vdot
 from .base import AbstractFlow, State
+
+if TYPE_CHECKING:
+    from .._scheme.base import AbstractScheme
 
 
 class HeavyBall(AbstractFlow):
@@ -23,7 +29,7 @@ class HeavyBall(AbstractFlow):
     \[ x' = v, \quad v' = -a v - \nabla f(x), \qquad V = f(x) + \tfrac12 |v|^2, \qquad V' = -a |v|^2 \]
 
     With `ExponentialEuler` at constant step \(h\) it is SGD with momentum \(\beta = e^{-a h}\) and learning rate
-    \(h (1 - \beta) / a\).
+    \(h (1 - \beta) / a\); with `SemiImplicitEuler`, SGD with momentum \(1 - a h\) and learning rate \(h^2\).
 
     **Arguments:**
 
@@ -85,6 +91,19 @@ class HeavyBall(AbstractFlow):
         from .._scheme.exponential import ExponentialEuler
 
         return ExponentialEuler(), LyapunovControl()
+
+    def discrete_equivalent(self, scheme: "AbstractScheme", step_size: Array) -> optax.GradientTransformation | None:
+        from .._scheme.exponential import ExponentialEuler
+        from .._scheme.semi_implicit import SemiImplicitEuler
+
+        a, h = self._calibrated_friction(), step_size
+        if isinstance(scheme, ExponentialEuler):
+            # (1 - e^{-ah}) / a, and its limit h without friction
+            weight = jnp.where(a > 0, -jnp.expm1(-a * h) / jnp.where(a > 0, a, 1.0), h)
+            return optax.sgd(h * weight, momentum=jnp.exp(-a * h))
+        if isinstance(scheme, SemiImplicitEuler):
+            return optax.sgd(h**2, momentum=1 - a * h)
+        return None
 
     def _calibrated_friction(self) -> Array:
         if self.friction is None:

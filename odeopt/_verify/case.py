@@ -1,0 +1,46 @@
+"""What a flow is tried on: an objective, a start and its data."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from .._flow.base import AbstractFlow
+from .system import System, system
+
+
+class Case(NamedTuple):
+    """An objective `fn(y, args)` and the start `y0`, as for `minimise`."""
+
+    fn: Callable[[Any, Any], Any]
+    y0: PyTree
+    args: PyTree = None
+
+
+def _ravine(y, _):
+    """Smooth, not convex, not separable, bounded below, with curvatures of size one: no scheme is at its limit."""
+    return jnp.sum(jnp.cos(y)) + 0.5 * jnp.sum((y - 0.5 * jnp.roll(y, 1)) ** 2) + 0.1 * jnp.sum(jnp.sin(y) ** 4)
+
+
+# Four parameters, no two alike, none near a critical point.
+DEFAULT = Case(_ravine, (1.3, -0.6, 0.4, 2.1))
+
+
+def as_case(problem: tuple | None) -> Case:
+    """The case that a user means by `problem`: `(fn, y0)`, `(fn, y0, args)`, or `None` for a built-in one.
+
+    **Raises:** `TypeError` for anything else.
+    """
+    if problem is None:
+        return Case(DEFAULT.fn, jnp.asarray(DEFAULT.y0))
+    if not isinstance(problem, tuple) or len(problem) not in (2, 3) or not callable(problem[0]):
+        raise TypeError(
+            f"problem must be a tuple (fn, y0) or (fn, y0, args), as for odeopt.minimise; got {type(problem).__name__}."
+        )
+    return Case(*problem)
+
+
+def system_of(flow: AbstractFlow, problem: tuple | None) -> System:
+    """The system of a flow on a user's problem, in double precision."""
+    return system(flow, *as_case(problem))
