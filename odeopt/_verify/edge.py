@@ -47,6 +47,7 @@ class EdgeOfStability:
         positive.
     - `chosen`: the median step size of the run between this point and the one before.
     - `step_sizes`, `loss`: of every accepted step.
+    - `ending`: why the run stopped, where it stopped by itself.
     """
 
     flow: str
@@ -60,18 +61,20 @@ class EdgeOfStability:
     chosen: np.ndarray
     step_sizes: np.ndarray
     loss: np.ndarray
+    ending: str
 
     def __str__(self) -> str:
         names = "".join(f"{f'lambda {i + 1}':>12}" for i in range(self.eigenvalues.shape[1]))
-        head = f"{'steps':>8}{'t':>12}{names}{'seen':>12}{'limit of h':>12}{'h of run':>12}{'h/limit':>10}"
+        head = f"{'steps':>8}{'t':>12}{names}{'seen':>12}{'limit of h':>12}{'h of run':>12}{'h/limit':>10}{'loss':>12}"
         lines = [f"Edge of stability: {self.scheme} on {self.flow} under {self.controller}", head]
         for row in range(len(self.steps)):
             values = "".join(f"{value:>12.5g}" for value in self.eigenvalues[row])
             lines.append(
                 f"{self.steps[row]:>8d}{self.t[row]:>12.5g}{values}{self.curvature[row]:>12.5g}"
                 f"{self.limits[row]:>12.5g}{self.chosen[row]:>12.5g}{self.chosen[row] / self.limits[row]:>10.3g}"
+                f"{self.loss[self.steps[row] - 1]:>12.5g}"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, self.ending])
 
     def plot(self, axes: "Axes | None" = None) -> "Figure":
         """The step sizes of the run and the largest stable ones, over the accepted steps."""
@@ -133,7 +136,7 @@ def edge_of_stability(
     here = _linearised(problem.flow, solver, problem.start, jnp.zeros(()), frozen)
     _check_linear(type(solver.flow).__name__, here)
     rows, histories = [], []
-    accepted, state = 0, None
+    accepted, state, ending = 0, None, "The run was still on its way at the last point."
     for _ in range(points):
         solution = minimise(
             problem.objective,
@@ -150,9 +153,10 @@ def edge_of_stability(
         if len(histories[-1].t) > 0:
             rows.append((accepted, np.median(histories[-1].step_size), *_look(problem, solution, frozen, eigenvalues)))
         if solution.result._value != code(RESULTS.max_steps_reached):
+            ending = solution.describe()
             break
     if not rows:
-        raise ValueError(f"edge_of_stability: the run took no step. {solution.describe()}")
+        raise ValueError(f"edge_of_stability: the run took no step. {ending}")
     steps, chosen, t, spectra, curvature, limits = (np.array(column) for column in zip(*rows, strict=True))
     return EdgeOfStability(
         flow=type(solver.flow).__name__,
@@ -166,6 +170,7 @@ def edge_of_stability(
         chosen=chosen,
         step_sizes=np.concatenate([history.step_size for history in histories]),
         loss=np.concatenate([history.loss for history in histories]),
+        ending=ending,
     )
 
 
