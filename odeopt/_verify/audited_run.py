@@ -107,11 +107,12 @@ def run_checks(run: AuditedRun, flow: AbstractFlow, controller: AbstractControll
     """What the recomputed run says of flow, scheme and controller."""
     steps = len(run.step_size)
     ended = f"{steps} steps accepted, {run.rejected} trials rejected{run.result and '. '}{run.result}"
-    if steps == 0 or run.broken:
-        return (Check("the run", False, ended),)
-    checks = [Check("the run", None, ended)]
+    failed = steps == 0 or run.broken
+    checks = [Check("the run", False if failed else None, ended)]
     if flow.certificate == "lyapunov":
         checks.append(_dissipates(run))
+    if failed:
+        return tuple(checks)
     if not controller.monotone:
         return (*checks, _how_often_it_rises(run, controller))
     return (*checks, _acceptance(run), _descent(run))

@@ -143,7 +143,8 @@ def _rounded(example, still_wrong: Callable[[Any], bool]):
     def trial():
         return eqx.combine(jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in leaves]), rest)
 
-    for leaf in leaves:
+    # Twice: what one number can be depends on those behind it.
+    for leaf in 2 * leaves:
         for place in np.ndindex(leaf.shape):
             exact = float(leaf[place])
             for candidate in (0.0, np.sign(exact), *(float(f"{exact:.{digits - 1}e}") for digits in DIGITS), exact):

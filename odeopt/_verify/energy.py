@@ -217,7 +217,7 @@ def _counterexample(flow: AbstractFlow, surveys: list[Survey], seed: int) -> Cou
     return None
 
 
-def _rise(rates: Rates) -> np.ndarray:
+def _rise(rates: Rates) -> np.ndarray | np.floating:
     return np.nan_to_num(relative(np.asarray(rates.rate), np.asarray(rates.scale)), nan=0.0)
 
 
