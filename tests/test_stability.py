@@ -1,4 +1,4 @@
-"""Linear stability, the edge of stability and the stability of minima, against closed forms and dense linear algebra."""
+"""Linear stability, the edge of stability and the stability of minima, against closed forms and linear algebra."""
 
 from typing import ClassVar
 
@@ -193,7 +193,7 @@ def test_the_stability_intervals_are_the_tabulated_ones(name):
 
 def test_a_memory_that_moves_has_to_be_frozen():
     adam = odeopt.Adam(epsilon=1e-8)
-    with pytest.raises(ValueError, match="does not rest at x = 0.*frozen"):
+    with pytest.raises(ValueError, match=r"does not rest at x = 0.*frozen"):
         odeopt.stability(adam, odeopt.ExponentialEuler(), memory=(0.0, 4.0))
 
 
