@@ -83,18 +83,47 @@ def table_controller():
 
 
 def table_constants():
-    """The constants that calibration sets, around their defaults: Adam's epsilon and heavy ball's friction."""
-    import odeopt._flow.adam as adam
+    """The constants that calibration sets, around their defaults: of Adam, heavy ball and Lion."""
     import odeopt._flow.heavy_ball as heavy_ball
+    import odeopt._flow.moments as moments
+    import odeopt._flow.norms as norms
 
+    choices = (
+        (moments, "OPEN_EPSILON", odeopt.Adam),
+        (heavy_ball, "OPEN_FRICTION", odeopt.HeavyBall),
+        (norms, "OPEN_L1_SMOOTHING", odeopt.Lion),
+    )
+    return _around_defaults(choices)
+
+
+def table_inertial():
+    """The same for the other inertial flows, and Nesterov's, which leaves nothing open."""
+    from odeopt._flow import din, energy_friction, friction_adaptive, high_resolution, hnag, relativistic
+
+    choices = (
+        (din, "OPEN_FRICTION", odeopt.DIN),
+        (din, "OPEN_DAMPING", odeopt.DIN),
+        (high_resolution, "OPEN_DAMPING", odeopt.HighResolutionNesterov),
+        (hnag, "OPEN_GAMMA", odeopt.HNAG),
+        (hnag, "OPEN_DAMPING", odeopt.HNAG),
+        (relativistic, "OPEN_SPEED", odeopt.Relativistic),
+        (friction_adaptive, "OPEN_FRICTION", odeopt.FrictionAdaptive),
+        (friction_adaptive, "OPEN_RELAXATION", odeopt.FrictionAdaptive),
+        (friction_adaptive, "OPEN_MASS", odeopt.FrictionAdaptive),
+        (energy_friction, "OPEN_FRICTION", odeopt.EnergyFriction),
+    )
+    return {"Nesterov": costs(odeopt.Nesterov())} | _around_defaults(choices)
+
+
+def _around_defaults(choices) -> dict:
+    """Costs at constants around their defaults; `choices`: a module, the name of a constant in it, and a flow."""
     rows = {}
-    choices = ((adam, "OPEN_EPSILON", odeopt.Adam), (heavy_ball, "OPEN_FRICTION", odeopt.HeavyBall))
     for module, constant, flow in choices:
         default = getattr(module, constant)
         for factor in (0.01, 0.1, 1.0, 10.0):
             setattr(module, constant, factor * default)
             jax.clear_caches()  # a compiled program remembers the constant it was traced with
-            rows[f"{constant} {factor * default:g}"] = costs(flow())
+            rows[f"{flow.__name__}, {constant} {factor * default:g}"] = costs(flow())
         setattr(module, constant, default)
         jax.clear_caches()
     return rows

@@ -31,6 +31,7 @@ TABLES = {
     "initial_step": _cost.table_initial_step,
     "controller": _cost.table_controller,
     "constants": _cost.table_constants,
+    "inertial": _cost.table_inertial,
     "trial": _speed.table_trial,
     "diffrax": _speed.table_diffrax,
     "runge_kutta": _speed.table_runge_kutta,

@@ -68,7 +68,9 @@ class Constructors(griffe.Extension):
 
     def on_class(self, *, cls: griffe.Class, **_) -> None:
         known = PUBLIC.get(cls.name)
-        if known is None or "__init__" in cls.members or known.__module__ != cls.module.path:
+        if known is None or issubclass(known, Exception):
+            return
+        if "__init__" in cls.members or known.__module__ != cls.module.path:
             return
         parameters = list(inspect.signature(known).parameters.values())
         if not parameters:

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from ._flow.base import AbstractFlow, State, overrides
+from ._flow.base import AbstractFlow, State
 from ._objective import Oracle, Tally
-from ._run import Problem, run_dtype
+from ._run import Problem
+from ._snapshot import run_dtype
 from ._stop import Stop
 
 # How many arrays of a tree an error message lists.
@@ -80,7 +81,7 @@ def _check_methods(problem: Problem, t, state: State) -> None:
     _scalar(f"{name}.kinetic_energy", ask("kinetic_energy", t, state))
     _scalar(f"{name}.stationarity", ask("stationarity", t, state, oracle, *norm))
     _scalar(f"{name}.dissipation", ask("dissipation", t, state, oracle))
-    if overrides(calibrated, "jump"):
+    if calibrated.declares("jump"):
         memory = ask("jump", t, state, state, oracle, oracle)
         _same_structure(f"{name}.jump", "memory", memory, state.memory)
 
@@ -97,7 +98,7 @@ def _ask(flow: AbstractFlow, seen: str, method: str, *arguments) -> Any:
 def _advice(flow: AbstractFlow, method: str, error: Exception) -> str:
     if isinstance(error, AttributeError) and isinstance(error.obj, Oracle):
         return ". An oracle has value, gradient, hvp(vector) and at(point)."
-    if method == "dissipation" and not overrides(flow, method):
+    if method == "dissipation" and not flow.declares(method):
         return " It is derived from energy by automatic differentiation; declare a closed form instead."
     return ""
 

@@ -13,12 +13,15 @@ import numpy as np
 
 import odeopt
 
+from ._controller import AbstractController
 from ._data import CLASSIFICATION, DataSet, digits, load_data
+from ._flow import AbstractFlow
 from ._named import build, describe, file_of, text_of
 from ._networks import accuracy, cross_entropy, explained_variance, mean_square, multilayer_perceptron
 from ._predictor import Predictor, scores
 from ._results import RESULTS
 from ._run_folder import config_of
+from ._scheme import AbstractScheme
 from ._solution import History, Solution
 from ._solver import Solver
 from ._stop import Stop
@@ -101,18 +104,30 @@ def prepare(options: Options) -> Experiment:
         stop = Stop(gradient_norm=options.gradient_norm or None, target_loss=options.target_loss)
     except ValueError as error:
         raise OptionError(f"--gradient-norm or --target-loss cannot be used: {error}") from error
-    public = vars(odeopt)
-    flow = build(options.flow, odeopt.AbstractFlow, public)
-    scheme = None if options.scheme is None else build(options.scheme, odeopt.AbstractScheme, public)
-    controller = None if options.controller is None else build(options.controller, odeopt.AbstractController, public)
+    parts = named_parts(options.flow, options.scheme, options.controller)
     try:
-        solver = Solver(flow, scheme, controller)
+        solver = Solver(*parts)
     except ValueError as error:
         raise OptionError(f"--flow, --scheme and --controller do not fit together: {error}") from error
     if options.data is None and options.task not in ("auto", CLASSIFICATION):
         raise OptionError(f"--task {options.task}: the handwritten digits are classes. Name a data file with --data.")
     data_set = digits() if options.data is None else load_data(options.data, options.task, options.seed)
     return Experiment(options, hidden, solver, stop, data_set)
+
+
+def named_parts(
+    flow: str, scheme: str | None, controller: str | None
+) -> tuple[AbstractFlow, AbstractScheme | None, AbstractController | None]:
+    """The parts of a solver that are named in text.
+
+    **Raises:** `NamingError` if a name cannot be used.
+    """
+    public = vars(odeopt)
+    return (
+        build(flow, odeopt.AbstractFlow, public),
+        None if scheme is None else build(scheme, odeopt.AbstractScheme, public),
+        None if controller is None else build(controller, odeopt.AbstractController, public),
+    )
 
 
 def train(experiment: Experiment, progress: bool | None, after_block: Callable[[], bool]) -> Outcome:

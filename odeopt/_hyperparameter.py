@@ -21,6 +21,8 @@ def hyperparameter(value: Any) -> Any:
     """
     if isinstance(value, (bool, int, float)) or hasattr(value, "dtype"):
         return jnp.asarray(value, dtype=jnp.result_type(float))
+    if isinstance(value, str):
+        raise TypeError(f"a hyper-parameter is the text {value!r}; expected a number, or None where it may be open.")
     return value  # None, or a placeholder that a transformation of the tree put there
 
 

@@ -73,14 +73,7 @@ def minimise(
         solution = odeopt.minimise(rosenbrock, odeopt.Solver(odeopt.HeavyBall()), jnp.array([-1.0, 1.0]), stop=stop)
         ```
     """
-    if not isinstance(solver, Solver):
-        raise TypeError(
-            f"solver must be an odeopt.Solver; got {type(solver).__name__}. Write odeopt.Solver(odeopt.Adam()), say."
-        )
-    if history not in HISTORIES:
-        raise ValueError(f"history={history!r}: expected 'scalars', 'states' or None.")
-    if not isinstance(max_steps, int) or max_steps < 0:
-        raise ValueError(f"max_steps={max_steps!r}: expected a whole number >= 0.")
+    check_settings(solver, stop, max_steps, history)
     problem, parameters = prepare(fn, args, has_aux, solver, y0, Stop(gradient_norm=1e-6) if stop is None else stop)
     if state is not None:
         problem = continued(problem, parameters, state)
@@ -89,6 +82,20 @@ def minimise(
     # Joined outside the compiled function, which would turn a model's NumPy arrays into trainable JAX arrays.
     solution = replace(solution, value=merge_parameters(solution.value, problem.objective.frozen))
     return _raise_on_failure(solution) if throw else solution
+
+
+def check_settings(solver, stop, max_steps, history) -> None:
+    """What `minimise` and `train` have in common, checked before anything is traced."""
+    if not isinstance(solver, Solver):
+        raise TypeError(
+            f"solver must be an odeopt.Solver; got {type(solver).__name__}. Write odeopt.Solver(odeopt.Adam()), say."
+        )
+    if stop is not None and not isinstance(stop, Stop):
+        raise TypeError(f"stop={stop!r}: expected an odeopt.Stop, such as odeopt.Stop(gradient_norm=1e-5).")
+    if history not in HISTORIES:
+        raise ValueError(f"history={history!r}: expected 'scalars', 'states' or None.")
+    if not isinstance(max_steps, int) or max_steps < 0:
+        raise ValueError(f"max_steps={max_steps!r}: expected a whole number >= 0.")
 
 
 def prepare(fn, args, has_aux: bool, solver: Solver, y0: PyTree, stop: Stop) -> tuple[Problem, PyTree]:
@@ -115,6 +122,7 @@ def continued(problem: Problem, parameters: PyTree, state: SolverState) -> Probl
                 f"state comes from a run with {part} {earlier.__name__}, but solver has {given.__name__}. Pass the "
                 "same solver, or start anew with y0=solution.value and without state."
             )
+    _same_numbers(problem.solver, state.solver)
     earlier, given = (
         (jax.tree.structure(tree), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)])
         for tree in (state.run.snapshot.state.position, parameters)
@@ -122,6 +130,23 @@ def continued(problem: Problem, parameters: PyTree, state: SolverState) -> Probl
     if earlier != given:
         raise ValueError("state comes from a run with other parameters than y0 (structure, shapes or dtypes differ).")
     return Problem(problem.objective, state.solver, problem.stop)
+
+
+def _same_numbers(given: Solver, earlier: Solver) -> None:
+    """Hyper-parameters of a solver that are not those of the earlier run would be ignored without a word."""
+    known = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(earlier)}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(given):
+        name, before = jax.tree_util.keystr(path), known.get(jax.tree_util.keystr(path))
+        if before is None or not (eqx.is_array(leaf) and eqx.is_array(before)):
+            continue
+        if isinstance(leaf, Tracer) or isinstance(before, Tracer):
+            continue
+        # In the precision of the run, which the earlier solver has been cast to.
+        if leaf.shape != before.shape or not bool(jnp.all(leaf.astype(before.dtype) == before)):
+            raise ValueError(
+                f"state comes from a run with solver{name} = {before}, but solver has {leaf}. Pass the same solver (or "
+                "state.solver), or start anew with y0=solution.value and without state."
+            )
 
 
 @eqx.filter_jit

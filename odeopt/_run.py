@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ._flow.base import AbstractFlow, State, overrides
+from ._flow.base import AbstractFlow, State
 from ._objective import Oracle, PartialObjective, Tally, reads
 from ._results import RESULTS, RUNNING, code
-from ._snapshot import Snapshot, split_energy, stationarity
+from ._snapshot import Snapshot, blur, run_dtype, split_energy, stationarity
 from ._solver import Solver
 from ._stop import Monitor, Stop, start_monitor, verdict
 from ._tree import cast_floating, select
@@ -36,6 +36,7 @@ class Run(eqx.Module):
     best: Best | None  # None where the point that the run stands at is always the best
     counts: Array
     result: Array
+    learnt: PyTree = None  # by the scheme; None for most
 
 
 class Problem(eqx.Module):
@@ -44,17 +45,6 @@ class Problem(eqx.Module):
     objective: PartialObjective
     solver: Solver
     stop: Stop
-
-
-def rounding_unit(loss_dtype, position: PyTree) -> float:
-    """The unit of rounding of the coarsest type that the loss is computed in."""
-    dtypes = [loss_dtype, *(leaf.dtype for leaf in jax.tree.leaves(position))]
-    return max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
-
-
-def run_dtype(value_dtype, position: PyTree):
-    """The dtype of all scalars of a run: that of the loss and the parameters, at least float32."""
-    return jnp.result_type(value_dtype, jnp.float32, *jax.tree.leaves(position))
 
 
 def start(problem: Problem, position: PyTree) -> tuple[Problem, Run]:
@@ -84,12 +74,14 @@ def start(problem: Problem, position: PyTree) -> tuple[Problem, Run]:
     kinetic = kinetic_part(flow, t, state)
     first = controller.step_size(controller_state)
     monitor = start_monitor(stop, snapshot.value, snapshot.stationarity, kinetic, first)
-    keeps_best = not (
+    # Where the run stands is the best point if the energy decides, or is the loss and never rises.
+    keeps_best = flow.judged_by == "loss" and not (
         controller.monotone
         and not jax.tree.leaves(state.memory)
         and reads(flow.energy, t, state, oracle.value) == {"value"}
     )
-    counts = jnp.asarray([0, 0, tally.values, tally.gradients, 0, 0], jnp.int32)
+    learnt = solver.scheme.init(flow, t, state, oracle)
+    counts = jnp.stack([jnp.asarray(n, jnp.int32) for n in (0, 0, tally.values, tally.gradients, 0, 0)])
     finite = jnp.isfinite(snapshot.value) & jnp.isfinite(snapshot.energy)
     smooth = jnp.isfinite(snapshot.dissipation) & jnp.isfinite(snapshot.stationarity)
     result = verdict(stop, monitor, snapshot.value, snapshot.stationarity, kinetic, cost(counts).astype(dtype))
@@ -103,6 +95,7 @@ def start(problem: Problem, position: PyTree) -> tuple[Problem, Run]:
         best=Best(jnp.full_like(snapshot.value, jnp.inf), position) if keeps_best else None,
         counts=counts,
         result=result.astype(jnp.int32),
+        learnt=learnt,
     )
     return problem, run
 
@@ -160,9 +153,10 @@ def measure(problem: Problem, t: Array, state: State, oracle: Oracle) -> Snapsho
         split=split_energy(flow, t, state, oracle, dtype),
         dissipation=flow.dissipation(t, state, oracle).astype(dtype),
         stationarity=stationarity(flow, problem.stop, t, state, oracle, dtype),
+        blur=None if problem.solver.controller.rounding is None else blur(oracle, state.position),
     )
 
 
 def kinetic_part(flow: AbstractFlow, t: Array, state: State) -> Array | None:
     """The kinetic energy, or `None` where the flow declares none."""
-    return flow.kinetic_energy(t, state).astype(t.dtype) if overrides(flow, "kinetic_energy") else None
+    return flow.kinetic_energy(t, state).astype(t.dtype) if flow.declares("kinetic_energy") else None

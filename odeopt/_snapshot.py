@@ -3,12 +3,14 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Jaxpr, Literal
+from jax.extend.core import Literal
 from jaxtyping import Array, PyTree
 
 from ._flow.base import AbstractFlow, State
-from ._objective.oracle import Oracle
+from ._objective.dependence import depends_on_arguments
+from ._objective.oracle import Oracle, reads
 from ._stop import Stop
+from ._tree import vdot
 
 
 class EnergySplit(eqx.Module):
@@ -37,6 +39,7 @@ class Snapshot(eqx.Module):
     split: EnergySplit
     dissipation: Array
     stationarity: Array
+    blur: Array | None  # None where no decision is taken from gradients
 
     @property
     def energy(self) -> Array:
@@ -46,13 +49,16 @@ class Snapshot(eqx.Module):
 def split_energy(flow: AbstractFlow, t: Array, state: State, oracle: Oracle, dtype) -> EnergySplit:
     """The two parts of the energy at a point, as scalars of `dtype`."""
     value = oracle.value
+    if "gradient" in reads(flow.energy, t, state, value):
+        # Evaluated here, because what the oracle learnt inside the trace below could not be used outside of it.
+        _ = oracle.gradient
 
     def energy(value):
         return flow.energy(t, state, oracle.with_value(value))
 
     derivative = jax.grad(energy)
     jaxpr = jax.make_jaxpr(derivative)(value).jaxpr
-    if not _depends_on_argument(jaxpr):
+    if not depends_on_arguments(jaxpr):
         rest = energy(jnp.zeros_like(value)).astype(dtype)
         is_one = isinstance(jaxpr.outvars[0], Literal) and jaxpr.outvars[0].val == 1
         return EnergySplit(None if is_one else derivative(value).astype(dtype), rest)
@@ -68,21 +74,31 @@ def energy_change(before: EnergySplit, after: EnergySplit, value: Array, value_c
     return change + (after.slope - before.slope) * value
 
 
+def run_dtype(value_dtype, position: PyTree):
+    """The dtype of all scalars of a run: that of the loss and the parameters, at least float32."""
+    return jnp.result_type(value_dtype, jnp.float32, *jax.tree.leaves(position))
+
+
+def rounding_unit(loss_dtype, position: PyTree) -> float:
+    """The unit of rounding of the coarsest type that the loss is computed in."""
+    dtypes = [loss_dtype, *(leaf.dtype for leaf in jax.tree.leaves(position))]
+    return max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
+
+
+def blur(oracle: Oracle, position: PyTree) -> Array:
+    """How much the loss is uncertain because the position is rounded.
+
+    Every parameter is moved by its own rounding error, at random: the square root of the sum of the squares.
+    """
+    moved = jax.tree.map(jnp.multiply, oracle.gradient, position)
+    value = oracle.value
+    return (rounding_unit(value.dtype, position) * jnp.sqrt(vdot(moved, moved))).astype(
+        run_dtype(value.dtype, position)
+    )
+
+
 def stationarity(flow: AbstractFlow, stop: Stop, t: Array, state: State, oracle: Oracle, dtype) -> Array:
     """The flow's stationarity in the norm that the stopping criteria name."""
     if stop.norm is Stop.norm:
         return flow.stationarity(t, state, oracle).astype(dtype)
     return flow.stationarity(t, state, oracle, stop.norm).astype(dtype)
-
-
-def _depends_on_argument(jaxpr: Jaxpr) -> bool:
-    """Whether any operation leads from the arguments of a scalar function to its result."""
-    dependent = set(jaxpr.invars)
-
-    def is_dependent(variable) -> bool:
-        return not isinstance(variable, Literal) and variable in dependent
-
-    for equation in jaxpr.eqns:
-        if any(map(is_dependent, equation.invars)):
-            dependent.update(equation.outvars)
-    return any(map(is_dependent, jaxpr.outvars))

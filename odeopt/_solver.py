@@ -15,8 +15,8 @@ class Solver(eqx.Module):
     - `flow`: an `AbstractFlow`.
     - `scheme`, `controller`: `None` takes what the flow recommends.
 
-    **Raises:** `TypeError` if an argument is of another kind, `ValueError` if the controller asks for a stage
-    quadrature that the scheme does not have.
+    **Raises:** `TypeError` if an argument is of another kind, `ValueError` if the scheme cannot step the flow, or the
+    controller asks for what the scheme does not have (a stage quadrature, an error estimate).
 
     !!! example
 
@@ -45,6 +45,12 @@ class Solver(eqx.Module):
         self.flow = flow
         self.scheme = scheme
         self.controller = controller
+        scheme.check(flow)
+        if controller.tolerance is not None and not scheme.has_error:
+            raise ValueError(
+                f"{type(controller).__name__} needs a scheme with an error estimate; {type(scheme).__name__} has none. "
+                "Use Euler, Heun, Bosh3, Dopri5 or Tsit5, or a controller that looks at the energy alone."
+            )
         if controller.rate == "quadrature" and not scheme.has_quadrature:
             raise ValueError(
                 f"{type(controller).__name__}(rate='quadrature') needs a scheme with stages; "

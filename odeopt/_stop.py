@@ -125,10 +125,10 @@ def watch(
     """
     peaks, floor, window = monitor.peaks, monitor.floor, monitor.window
     is_low = stationarity < NEW_LOW * floor.lowest
-    gets_on = ~asked | is_low
     floor = Floor(
         lowest=jnp.where(is_low, stationarity, floor.lowest),
-        fruitless=jnp.where(gets_on, 0, floor.fruitless + 1).astype(jnp.int32),
+        # A step that the loss itself has judged lowers the energy visibly, which cannot go on for ever.
+        fruitless=jnp.where(is_low | (accepted & ~asked), 0, floor.fruitless + asked).astype(jnp.int32),
     )
     if peaks is not None and kinetic is not None:
         peaks = Peaks(

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ._examples import as_examples, as_validation, callable_metrics, check_metrics
 from ._loop import advance
-from ._minimise import HISTORIES, conclude, continued, prepare
+from ._minimise import check_settings, conclude, continued, prepare
 from ._objective import AbstractObjective, Objective
 from ._parameters import merge_parameters
 from ._record import Record, empty_record
@@ -108,7 +108,8 @@ def train(
         model, solution = odeopt.train(model, loss, (x, y), odeopt.Solver(odeopt.Adam()))
         ```
     """
-    _check_settings(solver, stop, max_steps, history, callbacks, time_limit)
+    check_settings(solver, stop, max_steps, history)
+    _check_host(callbacks, time_limit)
     began = time.monotonic()
     deadline = math.inf if time_limit is None else began + time_limit
     objective, data = _with_data(loss, data)
@@ -158,15 +159,7 @@ def train(
     return solution.value, solution
 
 
-def _check_settings(solver, stop, max_steps, history, callbacks, time_limit) -> None:
-    if not isinstance(solver, Solver):
-        raise TypeError(f"solver must be an odeopt.Solver; got {type(solver).__name__}.")
-    if stop is not None and not isinstance(stop, Stop):
-        raise TypeError(f"stop={stop!r}: expected an odeopt.Stop, such as odeopt.Stop(gradient_norm=1e-5).")
-    if history not in HISTORIES:
-        raise ValueError(f"history={history!r}: expected 'scalars', 'states' or None.")
-    if not isinstance(max_steps, int) or max_steps < 0:
-        raise ValueError(f"max_steps={max_steps!r}: expected a whole number >= 0.")
+def _check_host(callbacks, time_limit) -> None:
     if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
         raise TypeError(f"callbacks must be a list of functions, such as callbacks=[function]; got {callbacks!r}.")
     if time_limit is not None and not (isinstance(time_limit, Real) and float(time_limit) > 0):

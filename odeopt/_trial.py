@@ -9,13 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ._controller.base import Attempt, Verdict
-from ._flow.base import AbstractFlow, State, overrides
+from ._error import scaled_error
+from ._flow.base import AbstractFlow, State
 from ._objective import Oracle, Tally, directional_change, reads
 from ._record import Record, write
 from ._results import RESULTS, RUNNING, code
-from ._run import COUNTS, Best, Problem, Run, cost, kinetic_part, rounding_unit
+from ._run import COUNTS, Best, Problem, Run, cost, kinetic_part
 from ._scheme.base import Trial
-from ._snapshot import EnergySplit, Snapshot, energy_change, split_energy, stationarity
+from ._snapshot import EnergySplit, Snapshot, blur, energy_change, rounding_unit, split_energy, stationarity
 from ._stop import FLOOR_TRIALS, Monitor, verdict, watch
 from ._tree import select, subtract, vdot
 
@@ -30,6 +31,7 @@ class Arrival(eqx.Module):
     state: State
     gradient: PyTree
     stationarity: Array
+    blur: Array | None  # None: nothing asks for it
     dissipation: Array | None  # None: known before the decision
     split: EnergySplit | None  # None: known before the decision
 
@@ -47,6 +49,7 @@ class _Candidate:
     there: Oracle
     attempt: Attempt
     tally: Tally
+    learnt: PyTree
 
     @property
     def late(self) -> bool:
@@ -85,6 +88,7 @@ def attempt_step(problem: Problem, run: Run, record: Record | None) -> tuple[Run
         best=best,
         counts=counts,
         result=result,
+        learnt=trial.learnt,
     )
     return run, record
 
@@ -96,8 +100,8 @@ def _make_trial(problem: Problem, run: Run) -> _Candidate:
     tally = Tally()
     oracle = Oracle(problem.objective, before.state.position, tally, before.value, before.gradient)
     step_size = controller.step_size(run.controller)
-    t = run.t + step_size
-    step = scheme.step(flow, run.t, step_size, before.state, oracle)
+    step = scheme.step(flow, run.t, step_size, before.state, oracle, run.learnt)
+    t = run.t + (step_size if step.elapsed is None else step.elapsed)
     state = jax.tree.map(lambda new, old: new.astype(old.dtype), step.state, before.state)
     value = step.oracle.value.astype(dtype)
     split = split_energy(flow, t, state, step.oracle, dtype)
@@ -110,14 +114,18 @@ def _make_trial(problem: Problem, run: Run) -> _Candidate:
         rate=_rate(problem, before, t, state, step, dissipation).astype(dtype),
         rounding=_rounding_level(problem, before, split, value, step),
         finite=jnp.isfinite(value) & jnp.isfinite(change),
+        error=None if controller.tolerance is None else scaled_error(controller.tolerance, before.state, step, dtype),
+        shadow=change + _shadow(problem, run, t, step_size, oracle, step) if controller.needs_shadow else None,
+        order=scheme.order,
+        error_order=scheme.error_order,
     )
-    return _Candidate(t, state, value, split, dissipation, oracle, step.oracle, attempt, tally)
+    return _Candidate(t, state, value, split, dissipation, oracle, step.oracle, attempt, tally, step.learnt)
 
 
 def _decide(problem: Problem, run: Run, trial: _Candidate, decision: Array) -> _Outcome:
     """Carry out a verdict; where it is open, gradients decide."""
     controller, before = problem.solver.controller, run.snapshot
-    stay = _stay(before, trial.late, overrides(problem.solver.flow, "jump"))
+    stay = _stay(before, trial.late, problem.solver.flow.declares("jump"))
     arrive = partial(_arrive, problem, before, trial)
     # Made anew in each branch, because JAX may trace a branch more than once.
     tallies = {"accept": Tally(), "ask": Tally()}
@@ -152,13 +160,25 @@ def _passes_by_gradients(problem: Problem, run: Run, trial: _Candidate, there: O
     displacement = subtract(trial.state.position, before.state.position)
     value_change = directional_change(trial.before, there, displacement).astype(dtype)
     change = energy_change(before.split, trial.split, before.value, value_change)
-    excess = change - problem.solver.controller.bound(attempt.step_size, attempt.rate)
-    # A first step size may be so short that the rounded position cannot follow it, and the gradients do not see
-    # what it would have done: until a trial has been rejected, such a step is given the benefit of the doubt.
-    unseen = _position_rounding(trial.before, there, before.state.position, there.value.dtype)
-    unseen = jnp.abs(trial.split.scaled(unseen)).astype(dtype)
-    benefit = jnp.where(run.counts[COUNTS.index("rejected")] == 0, unseen, 0)
-    return jnp.isfinite(change) & (excess <= benefit)
+    excess = change - problem.solver.controller.bound(run.controller, attempt.step_size, attempt.rate)
+    return jnp.isfinite(change) & (excess <= _benefit_of_doubt(problem, run, trial))
+
+
+def _benefit_of_doubt(problem: Problem, run: Run, trial: _Candidate) -> Array:
+    """By how much a step may miss the test because the rounded position cannot follow it.
+
+    The gradients do not see what such a step would have done; shorter ones, which say even less, would be tried for
+    ever. Not more than the rounding of the position does to the loss, nor than twice what the velocity at the start
+    would have done to it: at rest nothing is hidden, and a scheme that cannot leave rest is told from rounding. Only a
+    first step size, of which nothing is known until a trial has been rejected, may be so short that even the velocity
+    that it leads to is hidden.
+    """
+    before, flow = run.snapshot, problem.solver.flow
+    assert before.blur is not None
+    velocity = flow.vector_field(run.t, before.state, trial.before).position
+    hidden = 2 * jnp.abs(trial.attempt.step_size * vdot(trial.before.gradient, velocity)).astype(run.t.dtype)
+    hidden = jnp.where(run.counts[COUNTS.index("rejected")] == 0, before.blur, jnp.minimum(hidden, before.blur))
+    return jnp.abs(trial.split.scaled(hidden))
 
 
 def _after(before: Snapshot, trial: _Candidate, outcome: _Outcome) -> Snapshot:
@@ -177,6 +197,7 @@ def _after(before: Snapshot, trial: _Candidate, outcome: _Outcome) -> Snapshot:
             chosen(trial.dissipation, before.dissipation) if arrival.dissipation is None else arrival.dissipation
         ),
         stationarity=arrival.stationarity,
+        blur=arrival.blur,
     )
 
 
@@ -186,7 +207,7 @@ def _judge_run(
     """The stopping criteria after a trial."""
     flow, stop, accepted = problem.solver.flow, problem.stop, outcome.accepted
     # At a rejected trial this is not the kinetic energy of the point where the run stands, which saves a branch.
-    kinetic = kinetic_part(flow, trial.t, outcome.arrival.state if overrides(flow, "jump") else trial.state)
+    kinetic = kinetic_part(flow, trial.t, outcome.arrival.state if flow.declares("jump") else trial.state)
     monitor = watch(
         stop,
         run.monitor,
@@ -205,7 +226,7 @@ def _judge_run(
 
 def _known_late(flow: AbstractFlow, t: Array, state: State, value: Array) -> bool:
     """Whether the dissipation at a trial needs the gradient there, and so waits until the trial has been accepted."""
-    if overrides(flow, "jump") or not overrides(flow, "dissipation"):
+    if flow.declares("jump") or not flow.declares("dissipation"):
         return True
     return "gradient" in reads(flow.dissipation, t, state, value)
 
@@ -244,14 +265,16 @@ def _rounding_level(problem: Problem, before: Snapshot, split: EnergySplit, valu
     if rounding is None:
         return jnp.zeros_like(value)
     unit = rounding_unit(step.oracle.value.dtype, step.state.position)
-    return rounding * unit * jnp.abs(split.scaled(jnp.abs(before.value) + jnp.abs(value)))
+    assert before.blur is not None
+    return jnp.abs(split.scaled(rounding * unit * (jnp.abs(before.value) + jnp.abs(value)) + before.blur))
 
 
-def _position_rounding(before: Oracle, after: Oracle, position: PyTree, loss_dtype) -> Array:
-    """How much the loss changes at most when every parameter is moved by its own rounding error."""
-    unit = rounding_unit(loss_dtype, position)
-    slopes = jax.tree.map(lambda a, b: 0.5 * (jnp.abs(a) + jnp.abs(b)), before.gradient, after.gradient)
-    return 0.5 * unit * vdot(slopes, jax.tree.map(jnp.abs, position))
+def _shadow(problem: Problem, run: Run, t: Array, step_size: Array, oracle: Oracle, step: Trial) -> Array:
+    """What the change of the shadow energy has beyond that of the energy."""
+    flow, here = problem.solver.flow, run.snapshot.state
+    before = vdot(oracle.gradient, flow.vector_field(run.t, here, oracle).position)
+    after = vdot(step.oracle.gradient, flow.vector_field(t, step.state, step.oracle).position)
+    return (-0.5 * step_size * (after - before)).astype(run.t.dtype)
 
 
 def _leave_best(best: Best | None, before: Snapshot, value: Array, decision: Array) -> tuple[Best | None, Array]:
@@ -275,6 +298,7 @@ def _stay(before: Snapshot, late: bool, jumps: bool) -> Arrival:
         state=before.state,
         gradient=before.gradient,
         stationarity=before.stationarity,
+        blur=before.blur,
         dissipation=before.dissipation if late else None,
         split=before.split if jumps else None,
     )
@@ -284,7 +308,7 @@ def _arrive(problem: Problem, before: Snapshot, trial: _Candidate, oracle: Oracl
     """The arrival at an accepted trial, after the flow's jump if it has one."""
     flow, dtype = problem.solver.flow, trial.t.dtype
     t, state, split = trial.t, trial.state, trial.split
-    jumps = overrides(flow, "jump")
+    jumps = flow.declares("jump")
     if jumps:
         memory = flow.jump(t, before.state, state, trial.before, oracle)
         jumped = State(state.position, jax.tree.map(lambda new, old: new.astype(old.dtype), memory, state.memory))
@@ -295,6 +319,7 @@ def _arrive(problem: Problem, before: Snapshot, trial: _Candidate, oracle: Oracl
         state=state,
         gradient=oracle.gradient,
         stationarity=stationarity(flow, problem.stop, t, state, oracle, dtype),
+        blur=None if before.blur is None else blur(oracle, state.position),
         dissipation=flow.dissipation(t, state, oracle).astype(dtype) if trial.late else None,
         split=split if jumps else None,
     )

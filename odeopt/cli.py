@@ -1,23 +1,15 @@
-"""The command line: `odeopt train` and `odeopt predict`."""
+"""The command line: `odeopt train`, `odeopt predict` and `odeopt verify`."""
 
-import csv
 import importlib.metadata
-import os
-import shlex
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime
 from enum import StrEnum
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated
 
 try:
+    import rich  # noqa: F401
     import typer
-    from rich.console import Console
-    from rich.table import Table
 except ModuleNotFoundError as error:
     raise SystemExit(
         f"The command line of odeopt needs {error.name}, which is not installed. Install it with "
@@ -25,20 +17,17 @@ except ModuleNotFoundError as error:
     ) from error
 
 import jax
-import numpy as np
 
-from ._data import labels_like
-from ._experiment import Experiment, OptionError, Options, Outcome, energy_verdict, prepare, reason, record
+from ._cli.ctrl_c import answering_ctrl_c
+from ._cli.messages import FAILED, INTERRUPTED, err_console, messages, out_console
+from ._cli.predict import SCORES, fitting_targets, new_file, predictions, write_csv
+from ._cli.train import exit_code, fresh_name, name_of, print_beginning, summary, what_to_do_next
+from ._cli.verify import check_new_report, telling, verification, write_report
+from ._experiment import Options, named_parts, prepare, record
 from ._experiment import train as run_experiment
-from ._named import NamingError
-from ._predictor import Predictor, scores
-from ._results import RESULTS
-from ._run_folder import RunFolderError, check_new, load, new_folder, read_config, write_run
-from ._table import DataError, read_prediction_file
-
-USAGE_ERROR = 2
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
-FAILED = 1
+from ._predictor import scores
+from ._run_folder import check_new, load, new_folder, read_config, write_run
+from ._table import read_prediction_file
 
 app = typer.Typer(
     name="odeopt",
@@ -47,8 +36,6 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     rich_markup_mode="markdown",
 )
-_out = Console(highlight=False)
-_err = Console(stderr=True, highlight=False)
 
 
 class Dtype(StrEnum):
@@ -145,12 +132,12 @@ def train(
         data=data,
         task=task.value,
     )
-    with _answering_ctrl_c() as ctrl_c, _messages():
+    with answering_ctrl_c("before the first step") as ctrl_c, messages():
         experiment = prepare(options)
-        folder = _fresh_name(experiment) if out is None else out
+        folder = fresh_name(experiment) if out is None else out
         check_new(folder)
         if not quiet:
-            _print_beginning(experiment)
+            print_beginning(experiment)
         outcome = run_experiment(experiment, False if quiet else None, ctrl_c.after_block)
         with new_folder(folder) as unfinished:
             write_run(
@@ -158,14 +145,14 @@ def train(
                 record(experiment, outcome),
                 outcome.predictor,
                 outcome.history,
-                title=f"{_name(experiment.solver.flow)} on {experiment.description}",
+                title=f"{name_of(experiment.solver.flow)} on {experiment.description}",
             )
         if quiet:
             print(folder)
         else:
-            _out.print(_summary(experiment, outcome))
-            _out.print(_what_to_do_next(experiment, folder), soft_wrap=True, markup=False)
-    raise typer.Exit(INTERRUPTED if ctrl_c.pressed else _exit_code(outcome))
+            out_console.print(summary(experiment, outcome))
+            out_console.print(what_to_do_next(experiment, folder), soft_wrap=True, markup=False)
+    raise typer.Exit(INTERRUPTED if ctrl_c.pressed else exit_code(outcome))
 
 
 @app.command()
@@ -187,7 +174,7 @@ def predict(
     The predictions are written as CSV, one line for each example: the class and the probabilities of all classes, or
     the predicted values. The scores are printed on stderr.
     """
-    with _messages():
+    with messages():
         config = read_config(run)
         if config.get("network", {}).get("dtype") == "float64":
             jax.config.update("jax_enable_x64", True)
@@ -197,17 +184,63 @@ def predict(
         arrays = read_prediction_file(data, predictor.input_mean.size, names, target)
         targets = arrays.y
         if targets is not None:
-            targets = _fitting_targets(data, predictor, targets)
-        header, rows = _predictions(predictor, arrays.x)
+            targets = fitting_targets(data, predictor, targets)
+        header, rows = predictions(predictor, arrays.x)
         if out is None:
-            _write_csv(sys.stdout, header, rows)
+            write_csv(sys.stdout, header, rows)
         else:
-            with _new_file(out) as stream:
-                _write_csv(stream, header, rows)
-            _err.print(f"{len(arrays.x)} predictions are in {out}.", soft_wrap=True, markup=False)
+            with new_file(out) as stream:
+                write_csv(stream, header, rows)
+            err_console.print(f"{len(arrays.x)} predictions are in {out}.", soft_wrap=True, markup=False)
     if targets is not None:
         for name, value in scores(predictor, arrays.x, targets).items():
-            _err.print(f"{_SCORES[name][0]}: {_SCORES[name][1].format(value)}")
+            err_console.print(f"{SCORES[name][0]}: {SCORES[name][1].format(value)}")
+
+
+@app.command()
+def verify(
+    flow: Annotated[
+        str,
+        typer.Argument(
+            help="What to check: a flow of odeopt (heavy-ball, HeavyBall(friction=0.5), ...) or a class of your own "
+            "(my_flow.py:MyFlow).",
+            metavar="FLOW",
+        ),
+    ],
+    scheme: Annotated[str | None, typer.Option(help="Default: what the flow recommends.")] = None,
+    controller: Annotated[str | None, typer.Option(help="Default: what the flow recommends.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the report too: to FILE.md, with its pictures in FILE.png, or to report.md and report.png in a "
+            "folder. Must not exist.",
+            metavar="DIR_OR_FILE.md",
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the verdict and nothing else.")] = False,
+) -> None:
+    """Check a declared flow: its energy, its order under the scheme, its steps, and what it claims to equal.
+
+    All in float64, on built-in objectives. Exit code 0: everything holds; 1: a check failed, and says what is wrong;
+    2: an option cannot be used, and nothing has been written; 130: interrupted with Ctrl-C.
+    """
+    with answering_ctrl_c("before the verdict") as ctrl_c, messages():
+        if out is not None:
+            check_new_report(out)
+        # Constants that were rounded to single precision would not be those that were given.
+        with jax.enable_x64(True):
+            parts = named_parts(flow, scheme, controller)
+            report = verification(*parts, None if quiet else telling(err_console))
+        ctrl_c.after_block()
+        if out is not None:
+            write_report(report, out)
+        if quiet:
+            print(report.headline)
+        else:
+            out_console.print(report)
+            if out is not None:
+                out_console.print(f"\nThe report is in {out}.", soft_wrap=True, markup=False)
+    raise typer.Exit(INTERRUPTED if ctrl_c.pressed else 0 if report.passed else FAILED)
 
 
 def main() -> None:
@@ -217,168 +250,3 @@ def main() -> None:
     finally:
         # Nothing is left to interrupt, and Python's own clean-up would answer with a traceback.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-_SCORES = {"accuracy": ("accuracy", "{:.4f}"), "rmse": ("RMSE", "{:.6g}"), "r2": ("R2", "{:.4f}")}
-
-
-class _CtrlC:
-    """The answer to Ctrl-C during training; it raises nothing.
-
-    An exception out of the middle of JAX's compiler crashes the process now and then (4 of 25 tries), and one out of a
-    destructor or an import is swallowed.
-    """
-
-    def __init__(self):
-        self.pressed = False
-        self._has_stepped = False
-
-    def after_block(self) -> bool:
-        """To be called after every block of steps: whether to end the run."""
-        self._has_stepped = True
-        return self.pressed
-
-    def __call__(self, number: int, frame) -> None:
-        if not self._has_stepped:
-            # A progress bar may stand on the line.
-            line = b"\r\x1b[K" if sys.stderr.isatty() else b""
-            os.write(2, line + b"odeopt: interrupted before the first step; nothing has been written.\n")
-            os._exit(INTERRUPTED)
-        self.pressed = True
-        # The second one ends the process wherever it stands, in compiled code too.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-@contextmanager
-def _answering_ctrl_c() -> Iterator[_CtrlC]:
-    ctrl_c, before = _CtrlC(), signal.getsignal(signal.SIGINT)
-    # A shell that starts a command in the background has its Ctrl-C ignored.
-    if before is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, ctrl_c)
-    try:
-        yield ctrl_c
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _messages() -> Iterator[None]:
-    """Errors that the user can mend, as one paragraph on stderr and exit code 2."""
-    try:
-        yield
-    except (DataError, NamingError, OptionError, RunFolderError) as error:
-        _err.print(f"odeopt: {error}", soft_wrap=True, markup=False)
-        raise typer.Exit(USAGE_ERROR) from error
-
-
-def _fresh_name(experiment: Experiment) -> Path:
-    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{_name(experiment.solver.flow).lower()}"
-    names = (Path("runs") / (stem if number == 1 else f"{stem}-{number}") for number in range(1, 1000))
-    return next(name for name in names if not name.exists())
-
-
-def _name(part) -> str:
-    return type(part).__name__
-
-
-def _print_beginning(experiment: Experiment) -> None:
-    data, preprocessing = experiment.data_set, experiment.data_set.preprocessing
-    widths = [preprocessing.input_mean.size, *experiment.hidden, preprocessing.outputs]
-    parameters = sum((width + 1) * following for width, following in pairwise(widths))
-    _out.print(
-        f"{preprocessing.task} of {experiment.description}: {len(data.x)} examples to train on, {len(data.x_test)} to "
-        f"test; network {'-'.join(map(str, widths))}, {parameters} parameters, {experiment.options.dtype}",
-        soft_wrap=True,
-        markup=False,
-    )
-
-
-def _what_to_do_next(experiment: Experiment, folder: Path) -> str:
-    beginning = f"The run is in {folder}: look at picture.png, and predict"
-    if experiment.options.data is not None:
-        return f"{beginning} with: odeopt predict {shlex.quote(str(folder))} --data FILE"
-    return (
-        f"{beginning} in Python:\nimport odeopt, sklearn.datasets; "
-        f"print(odeopt.load({str(folder)!r}).labels(sklearn.datasets.load_digits().data[:20]))"
-    )
-
-
-def _summary(experiment: Experiment, outcome: Outcome) -> Table:
-    solver, solution = experiment.solver, outcome.solution
-    table = Table(
-        show_header=False,
-        title_justify="left",
-        title=" · ".join(map(_name, (solver.flow, solver.scheme, solver.controller))),
-    )
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row("loss", f"{float(solution.loss):.6g}")
-    for name in outcome.train:
-        label, form = _SCORES[name]
-        table.add_row(f"{label}, train", form.format(outcome.train[name]))
-        table.add_row(f"{label}, test", form.format(outcome.test[name]))
-    for name in ("accepted", "rejected", "gradients"):
-        table.add_row(name, str(int(solution.stats[name])))
-    table.add_row(
-        "time",
-        f"{outcome.seconds:.1f} s, of which {outcome.seconds_to_first_step:.1f} s up to the first step (compilation)",
-    )
-    table.add_row("stopped because", reason(experiment.options, solution))
-    table.add_row("energy", energy_verdict(outcome.history))
-    return table
-
-
-def _exit_code(outcome: Outcome) -> int:
-    failures = (
-        RESULTS.nonfinite_start,
-        RESULTS.nonfinite_dissipation,
-        RESULTS.energy_rises,
-        RESULTS.step_underflow,
-        RESULTS.unbounded_below,
-    )
-    return FAILED if any(bool(outcome.solution.result == failure) for failure in failures) else 0
-
-
-def _fitting_targets(file: Path, predictor: Predictor, y: np.ndarray) -> np.ndarray:
-    """The targets of a file to predict, in the form of the answers of the model."""
-    if predictor.classes is not None:
-        return labels_like(file, y, predictor.classes)
-    assert predictor.target_mean is not None
-    shape = (len(y),) if predictor.scalar_target else (len(y), predictor.target_mean.size)
-    if y.dtype.kind == "U" or y.shape != shape:
-        raise DataError(
-            f"{file}: the targets have shape {y.shape} and dtype {y.dtype}; the model predicts numbers of shape "
-            f"{shape}. Leave the targets out, or write them as in the training file."
-        )
-    return y
-
-
-def _predictions(predictor: Predictor, x: np.ndarray) -> tuple[list[str], list[list]]:
-    """Header and rows of the predictions."""
-    answers = np.asarray(predictor(x))
-    if predictor.classes is not None:
-        labels = predictor.labels(x).tolist()
-        header = ["prediction", *(f"probability {name}" for name in predictor.classes)]
-        return header, [[label, *row] for label, row in zip(labels, answers.tolist(), strict=True)]
-    if predictor.scalar_target:
-        return ["prediction"], [[value] for value in answers.tolist()]
-    return [f"prediction {number}" for number in range(answers.shape[1])], answers.tolist()
-
-
-def _write_csv(stream: TextIO, header: list[str], rows: list[list]) -> None:
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-
-
-@contextmanager
-def _new_file(file: Path) -> Iterator[TextIO]:
-    """A text file that must not exist yet."""
-    try:
-        stream = file.open("x", encoding="utf-8", newline="")
-    except FileExistsError as error:
-        raise RunFolderError(f"{file} exists already, and is not touched. Choose another name for --out.") from error
-    except OSError as error:
-        raise RunFolderError(f"{file} cannot be written ({error}). Choose another place with --out.") from error
-    with stream:
-        yield stream

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import diffrax
 import jax.numpy as jnp
 import numpy as np
 
@@ -73,6 +74,28 @@ SCHEMES: dict[str, Callable[[], Any]] = {
     "RK4": odeopt.RK4,
     "Dopri5": odeopt.Dopri5,
     "Tsit5": odeopt.Tsit5,
+    "SSPRK33": odeopt.SSPRK33,
+    "WilliamsonRK3": odeopt.WilliamsonRK3,
+    "CarpenterKennedyRK4": odeopt.CarpenterKennedyRK4,
+}
+
+
+class Thrown(odeopt.HeavyBall):
+    """Starts with a velocity, for schemes that cannot leave rest."""
+
+    def init(self, params):
+        return odeopt.State(params, jnp.full_like(params, 0.5))
+
+
+# Schemes that step some flows only: name -> (scheme, a flow for it).
+SPECIAL_SCHEMES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+    "ConformalSymplecticEuler": (odeopt.ConformalSymplecticEuler, FLOWS["heavy ball"].make),
+    "ExactDissipationEuler": (odeopt.ExactDissipationEuler, lambda: Thrown(friction=0.7)),
+    "ExponentialStrang": (odeopt.ExponentialStrang, FLOWS["Adam"].make),
+    "KineticRescaling": (lambda: odeopt.KineticRescaling(odeopt.ExponentialStrang()), FLOWS["Adam"].make),
+    "Leapfrog": (odeopt.Leapfrog, FLOWS["heavy ball"].make),
+    "PositionVerlet": (odeopt.PositionVerlet, FLOWS["heavy ball"].make),
+    "from_diffrax": (lambda: odeopt.from_diffrax(diffrax.Bosh3()), FLOWS["heavy ball"].make),
 }
 
 CONTROLLERS: dict[str, Callable[[], Any]] = {

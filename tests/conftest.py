@@ -7,6 +7,13 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def released():
+    """Every compiled program holds memory maps, of which a process may have 65530: thousands of programs crash it."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def as_installed():
     """The type checker that watches the other tests would speak first, in its own words; users do not have it."""

@@ -388,6 +388,7 @@ class Balance(odeopt.Adam):
         return jnp.sqrt(dot(field.position, field.position) + dot(oracle.gradient, oracle.gradient))
 
     dissipation = AbstractFlow.dissipation
+    discrete_equivalent = AbstractFlow.discrete_equivalent
 
 
 class Thermostat(AbstractFlow):

@@ -179,10 +179,11 @@ def test_a_flow_without_theory_gets_no_prediction():
 
 
 def test_an_energy_that_follows_none_of_the_laws_is_noted():
-    t = np.linspace(0, 30, 3001)
-    found = odeopt.decay_rate((t, np.exp(-np.where(t < 15, 0.2 * t, 3 + 3 * (t - 15)))), minimum=0.0)
-    stairs = odeopt.decay_rate((t, 10.0 ** -np.floor(t / 2)), minimum=0.0)
-    assert any("none of them" in check.message for check in (*found.checks, *stairs.checks))
+    t = np.linspace(0, 100, 10001)
+    # ln V falls in stairs of height 8 pi, four of them: no smooth law of three numbers comes closer than e**0.5.
+    stairs = odeopt.decay_rate((t, np.exp(-(t + 4 * np.sin(t / 4)))), minimum=0.0)
+    assert stairs.fit.residual > 0.5
+    assert any("none of them" in check.message for check in stairs.checks)
 
 
 def test_histories_are_taken_trimmed_and_padded_and_in_single_precision():

@@ -21,7 +21,7 @@ LAYERS = (
     ("_scheme", "_controller", "_stop"),
     ("_solver", "_snapshot"),
     ("_run",),
-    ("_record", "_check"),
+    ("_record", "_check", "_error"),
     ("_trial", "_solution"),
     ("_loop",),
     ("_minimise",),

@@ -222,3 +222,36 @@ def test_the_quartic_minimum_is_reached(flow):
     solution = odeopt.minimise(PROBLEMS["quartic"].fn, odeopt.Solver(FLOWS[flow].make()), PROBLEMS["quartic"].y0())
     # |g| = |4 y^3| <= 1e-6
     assert np.abs(solution.value).max() <= (1e-6 / 4) ** (1 / 3)
+
+
+class Relativistic(odeopt.AbstractFlow):
+    """x' = v / sqrt(1 + v^2), v' = -v - grad f: a bounded speed, and a plain declaration that leaves all to the
+    library."""
+
+    def init(self, params):
+        return odeopt.State(params, jnp.zeros_like(params))
+
+    def vector_field(self, t, state, oracle):
+        return odeopt.State(state.memory / jnp.sqrt(1 + state.memory**2), -state.memory - oracle.gradient)
+
+    def energy(self, t, state, oracle):
+        return oracle.value + jnp.sum(state.memory**2 / (1 + jnp.sqrt(1 + state.memory**2)))
+
+
+@pytest.mark.parametrize("make", [odeopt.Adam, odeopt.HeavyBall, Relativistic], ids=lambda make: make.__name__)
+def test_steps_that_the_rounded_position_cannot_follow_do_not_stall_a_run(make):
+    """In the valley of Rosenbrock's function a step of float32 moves few units of rounding, across the valley one."""
+
+    def one(y0):
+        solution = odeopt.minimise(
+            PROBLEMS["Rosenbrock"].fn,
+            odeopt.Solver(make()),
+            y0,
+            stop=odeopt.Stop(gradient_norm=1e-3),
+            throw=False,
+            history=None,
+        )
+        return solution.result == RESULTS.converged
+
+    starts = jnp.asarray([[-1.0 + 0.1 * i, 1.0 - 0.07 * j] for i in range(5) for j in range(5)], jnp.float32)
+    assert np.all(jax.jit(jax.vmap(one))(starts))

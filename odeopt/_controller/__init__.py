@@ -1,5 +1,14 @@
+from .adaptive import AdaptiveControl as AdaptiveControl
 from .base import AbstractController as AbstractController
 from .base import Attempt as Attempt
+from .base import Tolerance as Tolerance
 from .base import Verdict as Verdict
 from .constant import ConstantStep as ConstantStep
+from .defect import DefectControl as DefectControl
 from .lyapunov import LyapunovControl as LyapunovControl
+from .pid import PID as PID
+from .scheduled import ScheduledStep as ScheduledStep
+from .shadow import ShadowControl as ShadowControl
+from .slack import AverageControl as AverageControl
+from .slack import IntegralControl as IntegralControl
+from .slack import MaximumControl as MaximumControl

@@ -1,7 +1,7 @@
 """What keeps or rejects a trial step and proposes the next step size."""
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 from jaxtyping import Array
@@ -25,7 +25,7 @@ class Verdict:
 
 
 class Attempt(eqx.Module):
-    """What a controller may know of a trial: scalars only.
+    r"""What a controller may know of a trial: scalars only.
 
     **Attributes:**
 
@@ -34,6 +34,11 @@ class Attempt(eqx.Module):
     - `rate`: the dissipation that the test refers to (see `AbstractController.rate`).
     - `rounding`: the level below which `change` is rounding noise; 0 where the test is off.
     - `finite`: whether the loss and the energy at the trial are finite numbers.
+    - `error`: the scheme's estimate of the local error in units of the controller's `tolerance`; `None` where the
+        controller has none.
+    - `shadow`: the change of the shadow energy \(V - \tfrac h2 \langle \nabla f, x' \rangle\), both ends with the
+        same \(h\); `None` where the controller does not ask for it.
+    - `order`, `error_order`: of the scheme, and the power of \(h\) that its error estimate is proportional to; static.
     """
 
     step_size: Array
@@ -41,6 +46,28 @@ class Attempt(eqx.Module):
     rate: Array
     rounding: Array
     finite: Array
+    error: Array | None = None
+    shadow: Array | None = None
+    order: int = eqx.field(static=True, default=1)
+    error_order: int = eqx.field(static=True, default=2)
+
+
+class Tolerance(eqx.Module):
+    r"""What an estimate \(e\) of the local error is measured by, entry by entry.
+
+    \[ \max_{\text{blocks}} \operatorname{rms} \frac{e_i}{\text{absolute} + \text{relative} \max(|y_i|, |y_i^+|)
+       + \text{step} \operatorname{rms}(y^+ - y)} \]
+
+    A block is one array of the position or of the memory. The third term compares the error with the step itself,
+    which has no unit: for explicit Euler on gradient flow 1 is the limit of stability on a quadratic, and 1/2 the step
+    \(1/L\).
+
+    **Attributes:** `relative`, `absolute` (in units of the state), `step`.
+    """
+
+    relative: Array
+    absolute: Array
+    step: Array
 
 
 class AbstractController(eqx.Module):
@@ -56,7 +83,8 @@ class AbstractController(eqx.Module):
         `"quadrature"`.
     - `rounding`: multiples of the rounding unit of the loss below which gradients decide; `None` switches it off.
 
-    **Class attributes:** `monotone`: whether an accepted step never raises the energy beyond rounding.
+    **Class attributes:** `monotone`: whether an accepted step never raises the energy beyond rounding; `needs_shadow`:
+    whether `Attempt.shadow` is to be computed (one gradient for every trial, rejected ones too).
 
     !!! example "A controller of one's own"
 
@@ -81,11 +109,11 @@ class AbstractController(eqx.Module):
             def step_size(self, state):
                 return state
 
-            def bound(self, step_size, rate):
+            def bound(self, state, step_size, rate):
                 return jnp.zeros_like(step_size)
 
             def judge(self, state, attempt):
-                passes = attempt.finite & (attempt.change <= self.bound(attempt.step_size, attempt.rate))
+                passes = attempt.finite & (attempt.change <= self.bound(state, attempt.step_size, attempt.rate))
                 return jnp.where(passes, odeopt.Verdict.ACCEPT, odeopt.Verdict.REJECT)
 
             def update(self, state, attempt, verdict, accepted):
@@ -104,6 +132,12 @@ class AbstractController(eqx.Module):
     rate: eqx.AbstractVar[str]
     rounding: eqx.AbstractVar[Array | None]
     monotone: eqx.AbstractClassVar[bool]
+    needs_shadow: ClassVar[bool] = False
+
+    @property
+    def tolerance(self) -> Tolerance | None:
+        """What the local error is measured by; `None` (default) where the controller does not look at it."""
+        return None
 
     @abc.abstractmethod
     def init(self, step_size: Array) -> Any:
@@ -114,7 +148,7 @@ class AbstractController(eqx.Module):
         """The length of the next trial."""
 
     @abc.abstractmethod
-    def bound(self, step_size: Array, rate: Array) -> Array:
+    def bound(self, state: Any, step_size: Array, rate: Array) -> Array:
         """The largest change of the energy with which a step is kept, known before the trial is evaluated."""
 
     @abc.abstractmethod

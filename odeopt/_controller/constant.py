@@ -48,7 +48,7 @@ class ConstantStep(AbstractController):
     def step_size(self, state: _ConstantState) -> Array:
         return state.step_size
 
-    def bound(self, step_size: Array, rate: Array) -> Array:
+    def bound(self, state: _ConstantState, step_size: Array, rate: Array) -> Array:
         return jnp.full_like(step_size, jnp.inf)
 
     def judge(self, state: _ConstantState, attempt: Attempt) -> Array:

@@ -14,18 +14,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from .._hyperparameter import concrete, hyperparameter
-from .._objective.oracle import Oracle
-from .._tree import size, vdot
-from .base import AbstractFlow, State
+from .._hyperparameter import hyperparameter
+from .moments import OPEN_EPSILON as OPEN_EPSILON
+from .moments import check_scaling_rate
+from .preconditioned_momentum import AbstractPreconditionedMomentum
 
 if TYPE_CHECKING:
     from .._scheme.base import AbstractScheme
 
 
-class Adam(AbstractFlow):
+class Adam(AbstractPreconditionedMomentum):
     r"""Adam without bias correction, in continuous time.
 
     \[ x' = -\frac{m}{D}, \quad m' = a (g - m), \quad v' = b (g^2 - v), \qquad D = \sqrt{v + e^2}, \qquad
@@ -41,7 +41,7 @@ class Adam(AbstractFlow):
     - `scaling_rate`: \(b\) per unit of time, \(0 \le b \le 4a\).
     - `epsilon`: \(e > 0\) in units of the gradient. `None` (default): a thousandth of the root mean square of the
         gradient at the start, so that scaling the objective changes nothing.
-    - `bias_correction`: only `False`; the flow with bias correction is another one, with explicit time.
+    - `bias_correction`: only `False`; the flow with bias correction is `BiasCorrectedAdam`, with explicit time.
 
     Unit of time: every parameter moves by at most about 1 per unit of time, and the gradients of the last \(1/a\)
     units are remembered; time has the unit of the parameters, whatever the scale of the objective.
@@ -64,69 +64,13 @@ class Adam(AbstractFlow):
     def __check_init__(self):
         if self.bias_correction is not False:
             raise ValueError(
-                "Adam(bias_correction=True) is not available: the flow with bias correction has explicit time and an "
-                "energy of its own. Use bias_correction=False."
+                "Adam(bias_correction=True): the flow with bias correction has explicit time and an energy of its own. "
+                "Use BiasCorrectedAdam."
             )
-        a, b, e = self.momentum_rate, self.scaling_rate, self.epsilon
-        if concrete(a) and not 0 < float(a) < float("inf"):
-            raise ValueError(f"Adam(momentum_rate={float(a)}): expected a finite rate > 0.")
-        if concrete(b) and not 0 <= float(b) < float("inf"):
-            raise ValueError(f"Adam(scaling_rate={float(b)}): expected a finite rate >= 0.")
-        if concrete(a) and concrete(b) and float(b) > 4 * float(a):
-            raise ValueError(
-                f"Adam(momentum_rate={float(a)}, scaling_rate={float(b)}): scaling_rate must be at most 4 * "
-                "momentum_rate, otherwise the energy can rise along the flow. (Per step: beta2 >= beta1**4.)"
-            )
-        if concrete(e) and not 0 < float(e) < float("inf"):
-            raise ValueError(f"Adam(epsilon={float(e)}): expected a finite number > 0, in units of the gradient.")
+        check_scaling_rate(self)
 
-    def init(self, params: PyTree) -> State:
-        return State(params, (jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params)))
-
-    def calibrate(self, state: State, oracle: Oracle) -> "Adam":
-        if self.epsilon is not None:
-            return self
-        rms = jnp.sqrt(vdot(oracle.gradient, oracle.gradient) / size(state.position))
-        # A zero gradient sets no scale, and needs none: the flow starts at an equilibrium.
-        epsilon = jnp.where(rms > 0, OPEN_EPSILON * rms, 1.0)
-        return Adam(self.momentum_rate, self.scaling_rate, epsilon)
-
-    def vector_field(self, t: Array, state: State, oracle: Oracle) -> State:
-        (m, v), g = state.memory, oracle.gradient
-        return State(
-            jax.tree.map(lambda m, v: -m / self._root(v), m, v),
-            (
-                jax.tree.map(lambda m, g: self.momentum_rate * (g - m), m, g),
-                jax.tree.map(lambda v, g: self.scaling_rate * (g**2 - v), v, g),
-            ),
-        )
-
-    def energy(self, t: Array, state: State, oracle: Oracle) -> Array:
-        return oracle.value + self.kinetic_energy(t, state)
-
-    def dissipation(self, t: Array, state: State, oracle: Oracle) -> Array:
-        (m, v), g = state.memory, oracle.gradient
-        weight = self.scaling_rate / (4 * self.momentum_rate)
-        return -vdot(
-            jax.tree.map(lambda m, v: m**2 / self._root(v), m, v),
-            jax.tree.map(lambda v, g: 1 + weight * (g**2 - v) / self._root(v) ** 2, v, g),
-        )
-
-    def kinetic_energy(self, t: Array, state: State) -> Array:
-        m, v = state.memory
-        return vdot(m, jax.tree.map(lambda m, v: m / self._root(v), m, v)) / (2 * self.momentum_rate)
-
-    def decay(self, t: Array, state: State) -> PyTree:
-        return (self.momentum_rate, self.scaling_rate)
-
-    def unit_of_time(self, state: State, oracle: Oracle) -> Array:
-        return 1 / self.momentum_rate
-
-    def recommended(self):
-        from .._controller.lyapunov import LyapunovControl
-        from .._scheme.exponential import ExponentialEuler
-
-        return ExponentialEuler(), LyapunovControl()
+    def scaling_slope(self, v: Array, gradient: Array) -> Array:
+        return self.scaling_rate * (gradient**2 - v)
 
     def discrete_equivalent(self, scheme: "AbstractScheme", step_size: Array) -> optax.GradientTransformation | None:
         from .._scheme.exponential import ExponentialEuler
@@ -135,30 +79,13 @@ class Adam(AbstractFlow):
         a, b, h = self.momentum_rate, self.scaling_rate, step_size
         eps_root = self._calibrated_epsilon() ** 2
         if isinstance(scheme, ExponentialEuler):
-            return _adam_without_bias_correction(h, jnp.exp(-a * h), jnp.exp(-b * h), eps_root)
+            return adam_without_bias_correction(h, jnp.exp(-a * h), jnp.exp(-b * h), eps_root)
         if isinstance(scheme, SemiImplicitEuler):
-            return _adam_without_bias_correction(h, 1 - a * h, 1 - b * h, eps_root)
+            return adam_without_bias_correction(h, 1 - a * h, 1 - b * h, eps_root)
         return None
 
-    def _root(self, v: Array) -> Array:
-        # The constant stands under the root: sqrt(v) + e has no derivative at v = 0, where the flow starts.
-        return jnp.sqrt(v + self._calibrated_epsilon() ** 2)
 
-    def _calibrated_epsilon(self) -> Array:
-        if self.epsilon is None:
-            raise ValueError(
-                "Adam(epsilon=None) has not been calibrated: minimise and train do it; elsewhere call "
-                "flow.calibrate(state, oracle) first or give epsilon."
-            )
-        return self.epsilon
-
-
-# epsilon over the root mean square of the first gradient, where none is given. Measured: benchmarks/core.py,
-# table "constants".
-OPEN_EPSILON = 1e-3
-
-
-def _adam_without_bias_correction(
+def adam_without_bias_correction(
     learning_rate: Array, b1: Array, b2: Array, eps_root: Array
 ) -> optax.GradientTransformation:
     """As in optax, which has no switch for the bias correction."""

@@ -44,6 +44,20 @@ class DecayBound(NamedTuple):
     rate: float | None = None
 
 
+class Damping(NamedTuple):
+    r"""What linear friction \(\gamma\) does to a momentum over a step of length \(h\).
+
+    The solution of \(p' = -\gamma(t) p - g\) for constant \(g\) is \(p(t + h) = E\,p(t) - W g\) with
+
+    \[ E = e^{-\int_t^{t+h} \gamma}, \qquad W = \int_t^{t+h} e^{-\int_s^{t+h} \gamma}\, ds. \]
+
+    **Attributes:** `factor`: \(E\); `weight`: \(W\), which is \(h\) without friction.
+    """
+
+    factor: Array
+    weight: Array
+
+
 class AbstractFlow(eqx.Module):
     r"""An optimizer in continuous time: \(y' = F(t, y)\) with an energy \(V(t, y)\) that the flow never raises.
 
@@ -52,7 +66,9 @@ class AbstractFlow(eqx.Module):
     only if it is read, and `oracle.at(point)` the same at another point.
 
     **Class attributes:** `certificate`: what is claimed of the energy: `"lyapunov"` (never rises, for any objective
-    bounded below), `"convex_only"` or `"balance_law"` (rate known, sign not).
+    bounded below), `"convex_only"` or `"balance_law"` (rate known, sign not); `judged_by`: which of two points is the
+    better answer: that of lower `"loss"`, or, for a flow that minimises something else than the objective alone (a
+    regulariser, a constraint), that of lower `"energy"`.
 
     !!! example "Heavy ball in ten lines"
 
@@ -73,6 +89,7 @@ class AbstractFlow(eqx.Module):
     """
 
     certificate: ClassVar[str] = "lyapunov"
+    judged_by: ClassVar[str] = "loss"
 
     @abc.abstractmethod
     def init(self, params: PyTree) -> State:
@@ -107,6 +124,40 @@ class AbstractFlow(eqx.Module):
 
         A memory that obeys \\(m' = -r m + \\ldots\\) is damped exactly by exponential schemes if its rate
         \\(r\\) is given here.
+        """
+        return None
+
+    def minimised(self, oracle: Oracle) -> Oracle:
+        """The oracle of what the flow minimises: the objective, or the objective with a regulariser on it.
+
+        Schemes that put the force of a mechanical flow together by themselves take the gradient from here.
+        """
+        return oracle
+
+    def damping(self, t: Array, step_size: Array) -> Damping | None:
+        r"""The exact effect of the friction over a step, for a mechanical flow; `None` for every other.
+
+        A flow is mechanical if its memory is the momentum \(p\) (in the structure of the parameters), and
+
+        \[ x' = \nabla k(p), \qquad p' = -\nabla f(x) - \gamma(t)\,p, \qquad V = f(x) + k(p). \]
+
+        Leapfrogs are made for such flows, and exponential schemes solve a friction that depends on time exactly.
+        """
+        return None
+
+    def rescaled_memory(self, t: Array, state: State, factor: Array) -> PyTree | None:
+        r"""The memory with \(s^2\) times the kinetic energy, \(s\) the factor; `None` where there is no such memory.
+
+        For energies \(V = f + K\) whose kinetic part \(K\) is homogeneous of degree 2 in a part of the memory. Schemes
+        that project onto a level of the energy use it.
+        """
+        return None
+
+    def structure(self, t: Array, state: State, oracle: Oracle, covector: State) -> State | None:
+        r"""The product \(A(y)\,w\) of the port form \(y' = A(y)\,\nabla V(y)\); `None` where the flow states none.
+
+        \(\langle w, A w \rangle \le 0\) for every \(w\): the skew part of \(A\) exchanges energy and the symmetric part
+        dissipates it. Discrete gradient methods need this form.
         """
         return None
 
@@ -149,7 +200,6 @@ class AbstractFlow(eqx.Module):
         """
         return None
 
-
-def overrides(flow: AbstractFlow, method: str) -> bool:
-    """Whether a flow has its own version of an optional method."""
-    return getattr(type(flow), method) is not getattr(AbstractFlow, method)
+    def declares(self, method: str) -> bool:
+        """Whether the flow has its own version of an optional method; a flow made of others asks those."""
+        return getattr(type(self), method) is not getattr(AbstractFlow, method)

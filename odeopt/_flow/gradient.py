@@ -46,6 +46,9 @@ class GradientFlow(AbstractFlow):
     def dissipation(self, t: Array, state: State, oracle: Oracle) -> Array:
         return -vdot(oracle.gradient, oracle.gradient)
 
+    def structure(self, t: Array, state: State, oracle: Oracle, covector: State) -> State:
+        return State(jax.tree.map(lambda w: -w, covector.position))
+
     def predicted_decay(self, lojasiewicz_exponent: float, constant: float) -> DecayBound:
         # V' = -|g|^2 <= -c^2 (f - inf f)^(2 theta).
         return DecayBound(2 * lojasiewicz_exponent, constant**2)

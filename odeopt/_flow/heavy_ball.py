@@ -17,7 +17,9 @@ from jaxtyping import Array, PyTree
 from .._hyperparameter import concrete, hyperparameter
 from .._objective.oracle import Oracle
 from .._tree import vdot
-from .base import AbstractFlow, State
+from .base import AbstractFlow, Damping, State
+from .damping import constant_damping
+from .inertia import frequency
 
 if TYPE_CHECKING:
     from .._scheme.base import AbstractScheme
@@ -63,7 +65,7 @@ class HeavyBall(AbstractFlow):
     def calibrate(self, state: State, oracle: Oracle) -> "HeavyBall":
         if self.friction is not None:
             return self
-        return HeavyBall(OPEN_FRICTION * _frequency(oracle))
+        return HeavyBall(OPEN_FRICTION * frequency(oracle))
 
     def vector_field(self, t: Array, state: State, oracle: Oracle) -> State:
         friction = self._calibrated_friction()
@@ -79,12 +81,22 @@ class HeavyBall(AbstractFlow):
     def kinetic_energy(self, t: Array, state: State) -> Array:
         return 0.5 * vdot(state.memory, state.memory)
 
+    def damping(self, t: Array, step_size: Array) -> Damping:
+        return constant_damping(self._calibrated_friction(), step_size)
+
     def decay(self, t: Array, state: State) -> PyTree:
         return self._calibrated_friction()
 
+    def rescaled_memory(self, t: Array, state: State, factor: Array) -> PyTree:
+        return jax.tree.map(lambda v: factor * v, state.memory)
+
+    def structure(self, t: Array, state: State, oracle: Oracle, covector: State) -> State:
+        friction = self._calibrated_friction()
+        return State(covector.memory, jax.tree.map(lambda w, u: -w - friction * u, covector.position, covector.memory))
+
     def unit_of_time(self, state: State, oracle: Oracle) -> Array:
         # The friction may be zero, or chosen far from the scale of the problem: the frequency never is.
-        return 1 / _frequency(oracle)
+        return 1 / frequency(oracle)
 
     def recommended(self):
         from .._controller.lyapunov import LyapunovControl
@@ -93,16 +105,18 @@ class HeavyBall(AbstractFlow):
         return ExponentialEuler(), LyapunovControl()
 
     def discrete_equivalent(self, scheme: "AbstractScheme", step_size: Array) -> optax.GradientTransformation | None:
+        from .._scheme.conformal_euler import ConformalSymplecticEuler
         from .._scheme.exponential import ExponentialEuler
         from .._scheme.semi_implicit import SemiImplicitEuler
 
         a, h = self._calibrated_friction(), step_size
         if isinstance(scheme, ExponentialEuler):
-            # (1 - e^{-ah}) / a, and its limit h without friction
-            weight = jnp.where(a > 0, -jnp.expm1(-a * h) / jnp.where(a > 0, a, 1.0), h)
-            return optax.sgd(h * weight, momentum=jnp.exp(-a * h))
+            damping = constant_damping(a, h)
+            return optax.sgd(h * damping.weight, momentum=damping.factor)
         if isinstance(scheme, SemiImplicitEuler):
             return optax.sgd(h**2, momentum=1 - a * h)
+        if isinstance(scheme, ConformalSymplecticEuler):
+            return optax.sgd(h**2, momentum=jnp.exp(-a * h))
         return None
 
     def _calibrated_friction(self) -> Array:
@@ -117,11 +131,3 @@ class HeavyBall(AbstractFlow):
 # The friction that is used where none is given, in units of the frequency of the steepest direction.
 # Measured: benchmarks/core.py, table "constants".
 OPEN_FRICTION = 0.1
-
-
-def _frequency(oracle: Oracle) -> Array:
-    """The square root of the curvature along the gradient; 1 where that says nothing (zero gradient, no curvature)."""
-    gradient = oracle.gradient
-    square = vdot(gradient, gradient)
-    curvature = jnp.abs(vdot(gradient, oracle.hvp(gradient))) / jnp.where(square > 0, square, 1.0)
-    return jnp.where((curvature > 0) & jnp.isfinite(curvature), jnp.sqrt(curvature), 1.0)

@@ -112,7 +112,14 @@ def as_objective(fn, args: PyTree, has_aux: bool) -> AbstractObjective:
 
 def check_scalar_value(objective: AbstractObjective, parameters: PyTree) -> jax.ShapeDtypeStruct:
     """The shape and dtype of the value, or an error that says what the function returned instead of a number."""
-    value = eqx.filter_eval_shape(objective.value, parameters)
+    try:
+        value = eqx.filter_eval_shape(objective.value, parameters)
+    except TypeError as error:
+        if "positional argument" not in str(error):
+            raise
+        raise TypeError(
+            f"{error}. The objective is called as fn(y, args), also where it needs no args; a loss as loss(model, x)."
+        ) from error
     if value.shape != ():
         raise ValueError(
             f"the objective must return a scalar; it returned an array of shape {value.shape}. "

@@ -79,6 +79,11 @@ class Oracle:
         """The oracle at another point than the position of the state."""
         return Oracle(self._objective, point, self._tally)
 
+    def count(self, values, gradients) -> None:
+        """Count passes that run more often than they are traced (inside a loop): numbers, or integer arrays."""
+        self._tally.values += values
+        self._tally.gradients += gradients
+
     def fork(self, tally: Tally) -> "Oracle":
         """A copy that knows what this one knows, for use inside a branch; what it learns stays there."""
         copy = Oracle(self._objective, self.point, tally, self._value, self._gradient)

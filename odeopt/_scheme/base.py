@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import equinox as eqx
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from .._flow.base import AbstractFlow, State
 from .._objective.oracle import Oracle
@@ -23,12 +23,17 @@ class Trial:
     - `error`: a function that gives the local error estimate as a `State`; `None` where the scheme has none.
     - `quadrature`: a function that gives the mean of dV/dt over the stages, with the scheme's own weights; `None`
         where the scheme has none. (Functions, because neither is computed unless somebody asks.)
+    - `elapsed`: the flow time that has passed, where it is not the step size (relaxation methods).
+    - `learnt`: what the scheme knows now, in the structure that `AbstractScheme.init` gave; kept whether the step is
+        accepted or not.
     """
 
     state: State
     oracle: Oracle
     error: Callable[[], State] | None = None
     quadrature: Callable[[], Array] | None = None
+    elapsed: Array | None = None
+    learnt: PyTree = None
 
 
 class AbstractScheme(eqx.Module):
@@ -42,6 +47,32 @@ class AbstractScheme(eqx.Module):
     gradients_per_step: eqx.AbstractClassVar[int]
     has_quadrature: ClassVar[bool] = False
 
+    @property
+    def has_error(self) -> bool:
+        """Whether its trials bring an estimate of the local error."""
+        return False
+
+    @property
+    def error_order(self) -> int:
+        """The power of the step size that the error estimate is proportional to."""
+        return self.order
+
+    def check(self, flow: AbstractFlow) -> None:
+        """Whether the scheme can step this flow; asked when a `Solver` is made.
+
+        **Raises:** `ValueError` that says what the flow lacks.
+        """
+        return
+
+    def init(self, flow: AbstractFlow, t: Array, state: State, oracle: Oracle) -> PyTree:
+        """What the scheme learns from step to step (the spectral radius, say), before the first; `None` for most."""
+        return None
+
     @abc.abstractmethod
-    def step(self, flow: AbstractFlow, t: Array, step_size: Array, state: State, oracle: Oracle) -> Trial:
-        """One step from `(t, state)`; `oracle` holds the objective at `state.position`, evaluated already."""
+    def step(
+        self, flow: AbstractFlow, t: Array, step_size: Array, state: State, oracle: Oracle, learnt: PyTree = None
+    ) -> Trial:
+        """One step from `(t, state)`; `oracle` holds the objective at `state.position`, evaluated already.
+
+        `learnt`: from earlier trials, or `None` for a step on its own.
+        """

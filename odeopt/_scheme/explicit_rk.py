@@ -6,7 +6,7 @@ import diffrax
 import equinox as eqx
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from .._flow.base import AbstractFlow, State
 from .._objective.oracle import Oracle
@@ -63,7 +63,13 @@ class ExplicitRK(AbstractScheme):
     def gradients_per_step(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return len(self.weights) - int(self.last_stage_is_end)
 
-    def step(self, flow: AbstractFlow, t: Array, step_size: Array, state: State, oracle: Oracle) -> Trial:
+    @property
+    def has_error(self) -> bool:
+        return any(weight != 0 for weight in self.error_weights)
+
+    def step(
+        self, flow: AbstractFlow, t: Array, step_size: Array, state: State, oracle: Oracle, learnt: PyTree = None
+    ) -> Trial:
         times, states, oracles = [t], [state], [oracle]
         slopes = [flow.vector_field(t, state, oracle)]
         for node, row in zip(self.nodes, self.coefficients, strict=True):
@@ -88,8 +94,7 @@ class ExplicitRK(AbstractScheme):
             ]
             return jnp.sum(jnp.stack(rates))
 
-        has_error = any(weight != 0 for weight in self.error_weights)
-        return Trial(end, oracle_end, error if has_error else None, quadrature)
+        return Trial(end, oracle_end, error if self.has_error else None, quadrature)
 
 
 def _combine(state: State, step_size: Array, weights: tuple[float, ...], slopes: list[State]) -> State:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._flow.base import AbstractFlow, State
+from .._flow.base import AbstractFlow, Damping, State
 from .._objective.oracle import Oracle
 from .._tree import add_scaled
 from .base import AbstractScheme, Trial
@@ -22,7 +22,8 @@ class ExponentialEuler(AbstractScheme):
     \[ m^+ = e^{-r h} m + \frac{1 - e^{-r h}}{r} N = m + h\,\varphi_1(-r h) F_m, \qquad
        \varphi_1(z) = \frac{e^z - 1}{z}, \qquad x^+ = x + h F_x(t + h, x, m^+) \]
 
-    Order 1, one gradient a step, unconditionally stable in the rates; at constant step heavy ball is SGD with
+    Of a mechanical flow the momentum is advanced with `flow.damping`, which is exact for a friction that depends on
+    time too. Order 1, one gradient a step, unconditionally stable in the rates; at constant step heavy ball is SGD with
     momentum and Adam's flow is Adam. Memory without a rate is advanced by semi-implicit Euler.
     (Hochbruck and Ostermann, 2010, Exponential integrators.)
     """
@@ -30,13 +31,24 @@ class ExponentialEuler(AbstractScheme):
     order: ClassVar[int] = 1
     gradients_per_step: ClassVar[int] = 1
 
-    def step(self, flow: AbstractFlow, t: Array, step_size: Array, state: State, oracle: Oracle) -> Trial:
-        slope = flow.vector_field(t, state, oracle).memory
-        memory = _damped_step(flow.decay(t, state), step_size, state.memory, slope)
+    def step(
+        self, flow: AbstractFlow, t: Array, step_size: Array, state: State, oracle: Oracle, learnt: PyTree = None
+    ) -> Trial:
+        damping = flow.damping(t, step_size)
+        if damping is None:
+            slope = flow.vector_field(t, state, oracle).memory
+            memory = damped_step(flow.decay(t, state), step_size, state.memory, slope)
+        else:
+            memory = kick(damping, state.memory, flow.minimised(oracle).gradient)
         return position_last(flow, t + step_size, step_size, State(state.position, memory), oracle)
 
 
-def _damped_step(rates: PyTree, step_size: Array, memory: PyTree, slope: PyTree) -> PyTree:
+def kick(damping: Damping, momentum: PyTree, gradient: PyTree) -> PyTree:
+    """The momentum after a step under friction and the force of a frozen gradient."""
+    return jax.tree.map(lambda p, g: (damping.factor * p - damping.weight * g).astype(p.dtype), momentum, gradient)
+
+
+def damped_step(rates: PyTree, step_size: Array, memory: PyTree, slope: PyTree) -> PyTree:
     """Every part of the memory that one rate belongs to, advanced with that rate."""
 
     def part(rate, memory, slope):

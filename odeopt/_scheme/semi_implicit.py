@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from .._flow.base import AbstractFlow, State
 from .._objective.oracle import Oracle
@@ -23,7 +23,9 @@ class SemiImplicitEuler(AbstractScheme):
     order: ClassVar[int] = 1
     gradients_per_step: ClassVar[int] = 1
 
-    def step(self, flow: AbstractFlow, t: Array, step_size: Array, state: State, oracle: Oracle) -> Trial:
+    def step(
+        self, flow: AbstractFlow, t: Array, step_size: Array, state: State, oracle: Oracle, learnt: PyTree = None
+    ) -> Trial:
         memory = add_scaled(state.memory, step_size, flow.vector_field(t, state, oracle).memory)
         return position_last(flow, t + step_size, step_size, State(state.position, memory), oracle)
 

@@ -32,6 +32,7 @@ class Attempts(eqx.Module):
     - `start`, `trial`, `quadrature`: the dissipation where the step begins, where it ends, and over its stages (NaN
         where the scheme has no quadrature).
     - `change`: V at the end less V at the beginning; `bound`: the largest that the controller keeps.
+    - `elapsed`: the flow time that the step took: its length, but for relaxation methods.
     - `rounding`: what `change` may be wrong by, `OPERATIONS` units of rounding.
     - `finite`: whether the energy at the end is a number.
     """
@@ -44,6 +45,7 @@ class Attempts(eqx.Module):
     quadrature: Array | np.ndarray
     change: Array | np.ndarray
     bound: Array | np.ndarray
+    elapsed: Array | np.ndarray
     rounding: Array | np.ndarray
     finite: Array | np.ndarray
 
@@ -85,7 +87,8 @@ def _attempt(
 ) -> Attempts:
     flow, oracle = system.flow, system.oracle(state.position)
     step = scheme.step(flow, t, step_size, state, oracle)
-    end = t + step_size
+    elapsed = step_size if step.elapsed is None else step.elapsed
+    end = t + elapsed
     energy, size, loss_size = _energy(system, t, state, oracle)
     energy_there, size_there, _ = _energy(system, end, step.state, step.oracle)
     rates = {
@@ -99,7 +102,8 @@ def _attempt(
         loss_size=loss_size,
         **rates,
         change=energy_there - energy,
-        bound=controller.bound(step_size, rates[controller.rate]),
+        bound=controller.bound(controller.init(step_size), step_size, rates[controller.rate]),
+        elapsed=elapsed,
         rounding=OPERATIONS * EPS * (size + size_there),
         finite=jnp.isfinite(energy_there),
     )

@@ -15,7 +15,7 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
+import scipy
 from jaxtyping import Array, PyTree
 
 from .._flow.gradient import GradientFlow

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._flow.base import AbstractFlow, State
 from .._scheme.base import AbstractScheme
@@ -19,6 +19,7 @@ from .case import system_of
 from .check import Check, all_passed
 from .march import check_step, march
 from .reference import Reference, reference
+from .segment import relative_error, segment_times
 from .slope import Slope, fit_slope
 from .system import System, in_double_precision
 
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 LADDER = tuple(2**k for k in range(11))
 # A measured order this close to the declared one is the declared one.
 AGREEMENT = 0.2
-# Before the first measurement and during it, in the flow's unit of time: long enough to leave the singularity of a
-# start from rest, long enough for the state to change by its own size.
-SETTLING, DURATION = 0.5, 1.0
 
 
 @dataclass(frozen=True)
@@ -149,10 +147,7 @@ def convergence_order(
     system = system_of(flow, problem)
     check_step(system, scheme)
     ladder = _checked_ladder(steps)
-    unit = float(system.unit_of_time())
-    settling = _checked_time("settling", SETTLING * unit if settling is None else settling)
-    duration = _checked_time("duration", DURATION * unit if duration is None else duration)
-    times = np.asarray([start_time, start_time + settling, start_time + settling + duration])
+    times = segment_times(system, start_time, settling, duration)
     exact = reference(system, times=times, start_time=start_time, tolerance=1e-13, stiff=stiff)
     # From the state inside the trajectory, and from its beginning: to the same end.
     inside, natural = (_ladder_of(system, scheme, exact, index, ladder) for index in (1, 0))
@@ -205,29 +200,16 @@ def _errors(
         state = march(system, scheme, start_time, start, (end_time - start_time) / count, count)
         energy = jnp.abs(system.energy(end_time, state) - energy_end)
         errors = {
-            "state": _relative_error(state, start, end),
-            "position": _relative_error(state.position, start.position, end.position),
+            "state": relative_error(state, start, end),
+            "position": relative_error(state.position, start.position, end.position),
             "energy": energy / jnp.where(energy_size > 0, energy_size, 1.0),
         }
         if jax.tree.leaves(start.memory):
-            errors["memory"] = _relative_error(state.memory, start.memory, end.memory)
+            errors["memory"] = relative_error(state.memory, start.memory, end.memory)
         return errors
 
     # One ladder rung after the other: side by side every rung would take as many steps as the longest.
     return jax.lax.map(one, steps)
-
-
-def _relative_error(state: PyTree, start: PyTree, end: PyTree) -> Array:
-    """The two-norm over all entries, each block in units of its largest entry.
-
-    The two-norm is smooth in the step size where the largest entry may change its place from one to the next.
-    """
-
-    def square(state, start, end):
-        size = jnp.maximum(jnp.max(jnp.abs(start), initial=0.0), jnp.max(jnp.abs(end), initial=0.0))
-        return jnp.sum(((state - end) / jnp.where(size > 0, size, 1.0)) ** 2)
-
-    return jnp.sqrt(jnp.sum(jnp.stack(jax.tree.leaves(jax.tree.map(square, state, start, end)))))
 
 
 def _checked_ladder(steps: tuple[int, ...]) -> np.ndarray:
@@ -236,12 +218,6 @@ def _checked_ladder(steps: tuple[int, ...]) -> np.ndarray:
     if not whole or ladder[0] < 1 or np.any(ladder[1:] != 2 * ladder[:-1]):
         raise ValueError(f"steps={steps}: expected three or more numbers of steps >= 1, each twice the one before.")
     return ladder
-
-
-def _checked_time(name: str, value: float) -> float:
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name}={value}: expected a finite time > 0, in the flow's unit of time.")
-    return float(value)
 
 
 def _judge(name: str, slope: Slope, declared: float) -> Check:

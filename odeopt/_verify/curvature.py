@@ -7,7 +7,7 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse.linalg
+import scipy
 from jaxtyping import Array, PyTree
 
 from .._objective import Oracle, PartialObjective, Tally

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.optimize
+import scipy
 
 from .._flow.base import AbstractFlow, DecayBound
 from .._flow.gradient import GradientFlow

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.optimize
+import scipy
 
 EXPONENTIAL, POLYNOMIAL, FINITE_TIME = LAWS = ("exponential", "polynomial", "finite time")
 # Where the time axis of a law may begin or end, in units of the length of the tail, natural logarithms. Farther away

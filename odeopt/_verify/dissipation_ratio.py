@@ -77,7 +77,7 @@ def _grid(system, scheme, controller, times, states, step_size) -> Attempts:
 
 def _ratio(found: Attempts, rate: np.ndarray, step_size: np.ndarray) -> tuple[np.ndarray, Slope]:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        expected = step_size * rate
+        expected = found.elapsed * rate
         ratio = np.where(found.finite, found.change / expected, np.nan)
         # One unit of rounding at both ends of the step.
         floor = 2 * EPS * found.size / np.abs(expected)

@@ -89,9 +89,9 @@ class EnergyAudit:
 
         **Returns:** the matplotlib figure.
         """
-        from ..plot._energy import energy
+        from ..plot import energy
 
-        return energy(self, axes)
+        return energy(self, axes=axes)
 
 
 @in_double_precision
@@ -221,8 +221,9 @@ def _rise(rates: Rates) -> np.ndarray | np.floating:
     return np.nan_to_num(relative(np.asarray(rates.rate), np.asarray(rates.scale)), nan=0.0)
 
 
-def _error(rates: Rates) -> np.ndarray:
-    difference = np.abs(np.asarray(rates.declared) - np.asarray(rates.rate))
+def _error(rates: Rates) -> np.ndarray | np.floating:
+    # Of one state a difference is a number, and no longer an array.
+    difference = np.asarray(np.abs(np.asarray(rates.declared) - np.asarray(rates.rate)))
     return np.nan_to_num(relative(difference, np.asarray(rates.scale)), nan=np.inf)
 
 

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from .._controller.constant import ConstantStep
-from .._flow.base import AbstractFlow, overrides
+from .._flow.base import AbstractFlow
 from .._minimise import minimise
 from .._objective import AbstractObjective
 from .._scheme.base import AbstractScheme
@@ -141,7 +141,7 @@ def equivalence(
     _check_arguments(transformation, steps)
     # Asks for the kind of `flow` and `scheme` too.
     scheme = Solver(flow, scheme).scheme
-    if transformation is None and not overrides(flow, "discrete_equivalent"):
+    if transformation is None and not flow.declares("discrete_equivalent"):
         return _nothing_stated(flow, scheme)
     system = system_of(flow, _training_run() if problem is None else problem)
     h = OPEN_STEP_SIZE * float(system.unit_of_time()) if step_size is None else float(step_size)

@@ -4,9 +4,11 @@
 
 import numpy as np
 
-from .._flow.base import AbstractFlow, overrides
+from .._flow.base import AbstractFlow
 from .check import Check
 from .survey import Survey, relative
+from .trajectories import MAX_STEPS
+from .trajectories import TOLERANCE as STEP
 
 # Of the sum of the absolute contributions to dV/dt. Near critical points, where the states are 1e-6 away from one, a
 # gradient is rounded to 2e-10 of itself, and two ways to evaluate it differ by a few of that.
@@ -53,7 +55,10 @@ def reached(survey: Survey) -> Check:
         for count, what in (
             (np.sum(~random), "random states, which the flow did not reach in 256 steps or which grew beyond 1e8"),
             (outside, "random states, at which the objective is not a finite number"),
-            (np.sum(~lanes[:, -1]), "solutions, which were followed for a part of the time (512 steps between nodes)"),
+            (
+                np.sum(~lanes[:, -1]),
+                f"solutions, which were followed for a part of the time ({MAX_STEPS} steps between nodes)",
+            ),
         )
         if count
     ]
@@ -81,7 +86,7 @@ def dissipation(flow: AbstractFlow, survey: Survey, explain) -> list[Check]:
             + ("" if largest <= TOLERANCE else "; does the energy read the objective in a way that hides its tangent?"),
         )
     ]
-    if not overrides(flow, "dissipation"):
+    if not flow.declares("dissipation"):
         return checks
     name = name_on("dissipation, declared", survey)
     if np.max(error) <= TOLERANCE:
@@ -122,8 +127,6 @@ def sign(survey: Survey, explain) -> Check:
 
 def allowed_error(survey: Survey) -> np.ndarray:
     """What a solution that is known to a tolerance can be wrong in V, for each solution."""
-    from .trajectories import TOLERANCE as STEP
-
     finite = survey.trajectories.reached
     sensitivity = np.max(np.where(finite, survey.along("sensitivity"), 0.0), axis=1)
     energy = np.max(np.where(finite, np.abs(survey.along("energy")), 0.0), axis=1)

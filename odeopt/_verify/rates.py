@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree, Scalar
 
-from .._flow.base import State, overrides
+from .._flow.base import State
 from .._flow.dissipation import automatic_dissipation
 from .._objective import reads
 from .._tree import vdot
@@ -89,7 +89,7 @@ def rates(system: System, t: Array, state: State) -> Rates:
     slopes, speeds = memory_parts(by_state), memory_parts(field)
     memory = [vdot(slopes[name], speeds[name]) for name in slopes]
     automatic = automatic_dissipation(flow, t, state, oracle)
-    declared = flow.dissipation(t, state, oracle) if overrides(flow, "dissipation") else automatic
+    declared = flow.dissipation(t, state, oracle) if flow.declares("dissipation") else automatic
     return Rates(
         rate=by_time + position + sum(memory),
         declared=declared,

@@ -11,7 +11,7 @@ from .._flow.base import AbstractFlow, State
 from .._scheme.base import AbstractScheme
 from .._solver import Solver
 from .audited_run import AuditedRun, audit_run, run_checks
-from .case import system_of
+from .case import claims_descent, system_of
 from .check import Check, all_passed
 from .dissipation_ratio import DissipationRatio, dissipation_ratio, ratio_checks
 from .follow import regular_states
@@ -92,13 +92,14 @@ def audit_steps(
     3. *Largest step size* that passes the test, from states along the run.
     4. *Dead locks*: states, and states at rest above all, from which no step size passes. A solver that cannot start
        from rest fails: explicit Euler changes the energy of a heavy ball by \(+h^2 |g|^2 / 2\) there, for every \(h\).
+       Where a flow does not claim that its energy falls (a balance law), dead locks are told and not judged.
 
     **Arguments:**
 
     - `flow`: scales that it leaves open are calibrated at the start of the problem.
     - `scheme`, `controller`: `None`: what the flow recommends.
-    - `problem`: `(fn, y0)` or `(fn, y0, args)`, as for `minimise`; `None`: a built-in smooth non-convex function of
-        four parameters.
+    - `problem`: `(fn, y0)` or `(fn, y0, args)`, as for `minimise`; `None`: a built-in smooth function of four
+        parameters, not convex unless the flow claims nothing on others.
     - `trials`: the length of the run, rejected trials included.
 
     **Returns:** a `StepAudit`: `passed`, `checks`, the numbers behind them, a table as its `str`, and `plot()`.
@@ -122,17 +123,18 @@ def audit_steps(
     scheme, controller = solver.scheme, solver.controller
     system = system_of(flow, problem)
     check_step(system, scheme)
-    system, run = audit_run(system, scheme, controller, trials)
+    claimed = claims_descent(flow, problem)
+    system, run = audit_run(system, scheme, controller, trials, claimed)
     times, states = regular_states(system)
     ratio = dissipation_ratio(system, scheme, controller, times, states)
-    checks = (*run_checks(run, system.flow, controller), *ratio_checks(ratio, scheme))
+    checks = (*run_checks(run, controller, claimed), *ratio_checks(ratio, scheme))
     names = (type(system.flow).__name__, type(scheme).__name__, type(controller).__name__)
     if not controller.monotone:
         nothing = f"{names[2]} keeps every step: no step size fails"
         return StepAudit(*names, run, ratio, None, None, (*checks, Check("acceptance test", None, nothing)))
     along = _along_the_run(system, scheme, controller, run)
     rest = _from_rest(system, scheme, controller, states)
-    return StepAudit(*names, run, ratio, along, rest, (*checks, *step_checks(along, rest, scheme)))
+    return StepAudit(*names, run, ratio, along, rest, (*checks, *step_checks(along, rest, scheme, claimed)))
 
 
 def _along_the_run(

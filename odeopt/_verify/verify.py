@@ -6,8 +6,10 @@ from typing import Any
 
 from .._controller.base import AbstractController
 from .._flow.base import AbstractFlow
+from .._named import text_of
 from .._scheme.base import AbstractScheme
-from .case import system_of
+from .._solver import Solver
+from .case import as_case, system_of
 from .check import Check
 from .convergence import convergence_order
 from .energy import audit_energy
@@ -16,6 +18,8 @@ from .report import Report, Section
 from .steps import audit_steps
 from .system import in_double_precision
 
+DECLARATION = "Declaration"
+
 
 def verify(
     flow: AbstractFlow,
@@ -23,6 +27,7 @@ def verify(
     *,
     scheme: AbstractScheme | None = None,
     controller: AbstractController | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Report:
     r"""Check a declared flow: its energy, its discretisation, and what it claims to equal.
 
@@ -38,12 +43,14 @@ def verify(
     - `problem`: `(fn, y0)` or `(fn, y0, args)`, as for `minimise`, where the flow needs parameters of a certain shape
         or is meant for a certain objective. `None`: built-in objectives of a small vector, convex and not convex.
     - `scheme`, `controller`: `None`: what the flow recommends.
+    - `progress`: called with the title of every section before it is carried out.
 
-    **Returns:** a `Report`: `report.passed`; it prints itself, `report.to_markdown()`,
+    **Returns:** a `Report`: `report.passed`; it prints itself, `report.plot()`, `report.to_markdown()`,
     `report.save("report.md")`, `report.raise_on_failure()`. A wrong declaration is a failed report and never an
     exception.
 
-    **Raises:** `TypeError` if `flow` is no flow, or `problem` no problem.
+    **Raises:** `TypeError` if `flow` is no flow, `problem` no problem, or `scheme` or `controller` none of those;
+    `ValueError` if they do not fit together.
 
     !!! example
 
@@ -57,41 +64,50 @@ def verify(
         hint = f" Write {flow.__name__}()." if isinstance(flow, type) and issubclass(flow, AbstractFlow) else ""
         raise TypeError(f"flow must be an instance of odeopt.AbstractFlow; got {flow!r}.{hint}")
     began = time.monotonic()
+    tell = progress or (lambda title: None)
+    tell(DECLARATION)
     sections = [_evaluation(flow, problem)]
     if sections[0].passed:
-        recommended = flow.recommended()
-        scheme, controller = scheme or recommended[0], controller or recommended[1]
-        parts: list[tuple[str, Callable[[], Any]]] = [
-            ("Energy in continuous time", lambda: audit_energy(flow, problem)),
-            (f"Order of {type(scheme).__name__}", lambda: convergence_order(flow, scheme, problem)),
-            (
-                f"Energy in discrete time, {type(scheme).__name__} under {type(controller).__name__}",
-                lambda: audit_steps(flow, scheme, controller, problem),
-            ),
-            ("Discrete equivalent", lambda: equivalence(flow, scheme)),
-        ]
-        sections += [_section(title, part) for title, part in parts]
-    return Report(_name(flow), tuple(sections), time.monotonic() - began)
+        for part, title, carry_out in _parts(Solver(flow, scheme, controller), problem):
+            tell(title)
+            sections.append(_section(part, title, carry_out))
+    return Report(text_of(flow, {}), tuple(sections), time.monotonic() - began)
+
+
+def _parts(solver: Solver, problem: tuple | None) -> list[tuple[str, str, Callable[[], Any]]]:
+    """What is asked of a declaration that can be evaluated: name, title, and how it is carried out."""
+    flow, scheme, controller = solver.flow, solver.scheme, solver.controller
+    names = type(scheme).__name__, type(controller).__name__
+    return [
+        ("energy", "Energy in continuous time", lambda: audit_energy(flow, problem)),
+        ("order", f"Order of {names[0]}", lambda: convergence_order(flow, scheme, problem)),
+        (
+            "steps",
+            f"Energy in discrete time, {names[0]} under {names[1]}",
+            lambda: audit_steps(flow, scheme, controller, problem),
+        ),
+        ("equivalence", "Discrete equivalent", lambda: equivalence(flow, scheme)),
+    ]
 
 
 @in_double_precision
 def _evaluation(flow: AbstractFlow, problem: tuple | None) -> Section:
     """Whether the declaration can be evaluated at all."""
-    title, name = "Declaration", "can be evaluated"
+    name = "can be evaluated"
+    # A problem that is none is a wrong call, and no wrong declaration.
+    as_case(problem)
     try:
         system_of(flow, problem)
     except Exception as error:  # the user's own code may raise anything
-        return Section(title, (Check(name, False, f"{type(error).__name__}: {error}"),))
-    return Section(title, (Check(name, True, "all methods return what they should"),))
+        check = Check(name, False, f"{type(error).__name__}: {error}")
+    else:
+        check = Check(name, True, "all methods return what they should")
+    return Section(DECLARATION, (check,), part="declaration")
 
 
-def _section(title: str, part: Callable[[], Any]) -> Section:
+def _section(part: str, title: str, carry_out: Callable[[], Any]) -> Section:
     try:
-        result = part()
+        result = carry_out()
     except Exception as error:  # the user's own code may raise anything
-        return Section(title, (Check("carried out", False, f"{type(error).__name__}: {error}"),))
-    return Section(title, tuple(result.checks), result)
-
-
-def _name(flow: AbstractFlow) -> str:
-    return type(flow).__name__
+        return Section(title, (Check("carried out", False, f"{type(error).__name__}: {error}"),), part=part)
+    return Section(title, tuple(result.checks), result, part)

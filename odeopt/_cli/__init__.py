@@ -1,0 +1,1 @@
+"""What the commands of the command line do; `odeopt.cli` says what they are called and which options they take."""

@@ -1,0 +1,81 @@
+"""What `odeopt train` prints, and where it puts the run."""
+
+import shlex
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+
+from rich.table import Table
+
+from .._experiment import Experiment, Outcome, energy_verdict, reason
+from .._results import RESULTS
+from .messages import FAILED, out_console
+from .predict import SCORES
+
+
+def fresh_name(experiment: Experiment) -> Path:
+    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{name_of(experiment.solver.flow).lower()}"
+    names = (Path("runs") / (stem if number == 1 else f"{stem}-{number}") for number in range(1, 1000))
+    return next(name for name in names if not name.exists())
+
+
+def name_of(part) -> str:
+    return type(part).__name__
+
+
+def print_beginning(experiment: Experiment) -> None:
+    data, preprocessing = experiment.data_set, experiment.data_set.preprocessing
+    widths = [preprocessing.input_mean.size, *experiment.hidden, preprocessing.outputs]
+    parameters = sum((width + 1) * following for width, following in pairwise(widths))
+    out_console.print(
+        f"{preprocessing.task} of {experiment.description}: {len(data.x)} examples to train on, {len(data.x_test)} to "
+        f"test; network {'-'.join(map(str, widths))}, {parameters} parameters, {experiment.options.dtype}",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def what_to_do_next(experiment: Experiment, folder: Path) -> str:
+    beginning = f"The run is in {folder}: look at picture.png, and predict"
+    if experiment.options.data is not None:
+        return f"{beginning} with: odeopt predict {shlex.quote(str(folder))} --data FILE"
+    return (
+        f"{beginning} in Python:\nimport odeopt, sklearn.datasets; "
+        f"print(odeopt.load({str(folder)!r}).labels(sklearn.datasets.load_digits().data[:20]))"
+    )
+
+
+def summary(experiment: Experiment, outcome: Outcome) -> Table:
+    solver, solution = experiment.solver, outcome.solution
+    table = Table(
+        show_header=False,
+        title_justify="left",
+        title=" · ".join(map(name_of, (solver.flow, solver.scheme, solver.controller))),
+    )
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("loss", f"{float(solution.loss):.6g}")
+    for name in outcome.train:
+        label, form = SCORES[name]
+        table.add_row(f"{label}, train", form.format(outcome.train[name]))
+        table.add_row(f"{label}, test", form.format(outcome.test[name]))
+    for name in ("accepted", "rejected", "gradients"):
+        table.add_row(name, str(int(solution.stats[name])))
+    table.add_row(
+        "time",
+        f"{outcome.seconds:.1f} s, of which {outcome.seconds_to_first_step:.1f} s up to the first step (compilation)",
+    )
+    table.add_row("stopped because", reason(experiment.options, solution))
+    table.add_row("energy", energy_verdict(outcome.history))
+    return table
+
+
+def exit_code(outcome: Outcome) -> int:
+    failures = (
+        RESULTS.nonfinite_start,
+        RESULTS.nonfinite_dissipation,
+        RESULTS.energy_rises,
+        RESULTS.step_underflow,
+        RESULTS.unbounded_below,
+    )
+    return FAILED if any(bool(outcome.solution.result == failure) for failure in failures) else 0

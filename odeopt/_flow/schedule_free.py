@@ -1,0 +1,126 @@
+r"""The schedule-free flow.
+
+\[ z' = -\nabla f(y), \qquad x' = \frac{z - x}{t}, \qquad y = \beta x + (1 - \beta) z, \]
+\[ V = f(x) + \frac{|z - x|^2}{2 t}, \qquad
+   V' = -\frac{3 |z - x|^2}{2 t^2} - \frac1t \langle \nabla f(y) - \nabla f(x),\, z - x \rangle. \]
+
+\(V' \le 0\) for every \(f\) where \(\beta = 1\), and for convex \(f\) with every \(\beta\). (Defazio, Yang, Mehta,
+Mishchenko, Khaled and Cutkosky, 2024, The road less scheduled.)
+"""
+
+from typing import TYPE_CHECKING
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from .._hyperparameter import concrete, hyperparameter
+from .._objective.oracle import Oracle
+from .._tree import subtract, vdot
+from .base import AbstractFlow, State
+
+if TYPE_CHECKING:
+    from .._scheme.base import AbstractScheme
+
+
+class ScheduleFree(AbstractFlow):
+    r"""Gradient flow of a point \(z\), whose average over time \(x\) is the answer: no schedule, and no friction.
+
+    \[ z' = -\nabla f(y), \qquad x' = \frac{z - x}{t}, \qquad y = \beta x + (1 - \beta) z, \qquad
+       V = f(x) + \frac{|z - x|^2}{2 t} \]
+
+    On convex functions \(f(x) - f^* \le |z_0 - x^*|^2 / (2 t)\). With `SemiImplicitEuler` at constant step it is
+    schedule-free gradient descent, with equal weights of all iterates. The memory is \(z\); at \(t = 0\) it is the
+    position, and the field is its limit \(x' = -\nabla f / 2\).
+
+    **Arguments:** `interpolation`: \(\beta\), \(0 \le \beta \le 1\): 1 is primal averaging, which has an energy for
+    every function; below, gradients are taken nearer to \(z\) than to the average, and the certificate is for convex
+    ones only (not convex: while \((1 - \beta) \rho\, t \le 3/2\), with \(-\rho\) the lowest curvature). A gradient at
+    \(y\) besides that at \(x\) is then needed.
+
+    Unit of time: \([x]^2 / [f]\), as for `GradientFlow`.
+    **Raises:** `ValueError` for an interpolation out of range. Source: Defazio et al. (2024).
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.ScheduleFree())
+        solution = odeopt.minimise(lambda x, _: jnp.sum(x**4), solver, jnp.ones(2), stop=odeopt.Stop(target_loss=1e-6))
+        ```
+    """
+
+    interpolation: Array = eqx.field(converter=hyperparameter, default=1.0)
+
+    def __check_init__(self):
+        if concrete(self.interpolation) and not 0 <= float(self.interpolation) <= 1:
+            raise ValueError(f"ScheduleFree(interpolation={float(self.interpolation)}): expected a number in [0, 1].")
+
+    @property
+    def certificate(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return "lyapunov" if self._is_average() else "convex_only"
+
+    def init(self, params: PyTree) -> State:
+        return State(params, params)
+
+    def vector_field(self, t: Array, state: State, oracle: Oracle) -> State:
+        gradient = self._gradient(state, oracle)
+        # (z - x) / t, and its limit -g / 2 at the start, where z = x.
+        started, safe = t > 0, jnp.where(t > 0, t, 1.0)
+        velocity = jax.tree.map(
+            lambda z, x, g: jnp.where(started, (z - x) / safe, -0.5 * g), state.memory, state.position, gradient
+        )
+        return State(velocity, jax.tree.map(lambda g: -g, gradient))
+
+    def energy(self, t: Array, state: State, oracle: Oracle) -> Array:
+        return oracle.value + self.kinetic_energy(t, state)
+
+    def dissipation(self, t: Array, state: State, oracle: Oracle) -> Array:
+        gradient, started, safe = self._gradient(state, oracle), t > 0, jnp.where(t > 0, t, 1.0)
+        apart = subtract(state.memory, state.position)
+        rate = -1.5 * vdot(apart, apart) / safe**2
+        if not self._is_average():
+            rate = rate - vdot(subtract(gradient, oracle.gradient), apart) / safe
+        # At the very start the rate of the objective alone, as differentiating the energy gives it; what is left of the
+        # second term for t to 0, |g|^2 / 8, is above zero, so that this asks for no less than the limit.
+        return jnp.where(started, rate, -0.5 * vdot(gradient, gradient))
+
+    def kinetic_energy(self, t: Array, state: State) -> Array:
+        apart = subtract(state.memory, state.position)
+        return vdot(apart, apart) / (2 * jnp.where(t > 0, t, 1.0))
+
+    def rescaled_memory(self, t: Array, state: State, factor: Array) -> PyTree:
+        return jax.tree.map(lambda z, x: x + factor * (z - x), state.memory, state.position)
+
+    def discrete_equivalent(self, scheme: "AbstractScheme", step_size: Array) -> optax.GradientTransformation | None:
+        from .._scheme.semi_implicit import SemiImplicitEuler
+
+        if not (isinstance(scheme, SemiImplicitEuler) and self._is_average()):
+            return None
+        return _primal_averaging(step_size)
+
+    def _is_average(self) -> bool:
+        return concrete(self.interpolation) and float(self.interpolation) == 1
+
+    def _gradient(self, state: State, oracle: Oracle) -> PyTree:
+        """The gradient at y; that at the position is known already."""
+        if self._is_average():
+            return oracle.gradient
+        beta = self.interpolation
+        y = jax.tree.map(lambda x, z: (beta * x + (1 - beta) * z).astype(x.dtype), state.position, state.memory)
+        return oracle.at(y).gradient
+
+
+def _primal_averaging(learning_rate: Array) -> optax.GradientTransformation:
+    r"""\(z \leftarrow z - h g(x)\), \(x \leftarrow x + (z - x)/k\) in step \(k\)."""
+
+    def init(params):
+        return params, jnp.zeros((), jnp.int32)
+
+    def update(updates, state, params=None):
+        z, count = state
+        z = jax.tree.map(lambda z, g: z - learning_rate * g, z, updates)
+        return jax.tree.map(lambda z, x: (z - x) / (count + 1), z, params), (z, count + 1)
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,28 @@
+"""The cost of a loop whose number of rounds is decided while it runs."""
+
+from jaxtyping import Array
+
+from .._objective.oracle import Oracle, Tally
+
+
+class Rounds:
+    """What one round of a loop asks of the objective: noted while it is traced, counted when their number is known.
+
+    A trace sees the body of a loop once or more often, and a program runs it as often as its condition says.
+
+    **Arguments:** `oracle`: the books in which the rounds are counted, outside of the loop.
+    """
+
+    def __init__(self, oracle: Oracle):
+        self._oracle = oracle
+        self._tally = Tally()
+
+    def begin(self) -> Oracle:
+        """The oracle for one round; to be called at its beginning."""
+        # Anew every time, because JAX may trace the same body twice.
+        self._tally = Tally()
+        return self._oracle.fork(self._tally)
+
+    def count(self, rounds: Array | int) -> None:
+        """Count that many rounds; to be called after the loop."""
+        self._oracle.count(rounds * self._tally.values, rounds * self._tally.gradients)

@@ -1,0 +1,52 @@
+"""Every flow of the library, one line each: what the suites over all flows run on."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import optax
+
+import odeopt
+
+
+def kinetic_energy(p):
+    """Quadratic at rest and linear far from it, of any tree."""
+    return optax.tree.sum(jax.tree.map(lambda leaf: jnp.sum(jnp.sqrt(1 + leaf**2) - 1), p))
+
+
+CATALOGUE: dict[str, Callable[[], odeopt.AbstractFlow]] = {
+    # first order (Sign has a field that jumps; its smooth form stands for it)
+    "gradient flow": odeopt.GradientFlow,
+    "p-gradient flow": lambda: odeopt.PGradient(power=3.0, smoothing=0.2),
+    "normalized": lambda: odeopt.Normalized(smoothing=0.3),
+    "smooth sign": lambda: odeopt.SmoothSign(width=0.3),
+    "clipped by norm": lambda: odeopt.ClippedByNorm(threshold=1.0),
+    "clipped by coordinate": lambda: odeopt.ClippedByCoordinate(threshold=0.7),
+    "spectral": lambda: odeopt.Spectral(smoothing=0.3),
+    "mirror flow": lambda: odeopt.MirrorFlow(odeopt.HyperbolicEntropy(scale=0.5)),
+    "natural gradient": lambda: odeopt.NaturalGradient(lambda x: lx.DiagonalLinearOperator(1 + x**2)),
+    "AdaGrad": lambda: odeopt.AdaGrad(accumulation_rate=1.3, epsilon=0.2),
+    "RMSProp": lambda: odeopt.RMSProp(scaling_rate=1.3, epsilon=0.2),
+    "AEGD": lambda: odeopt.AEGD(shift=10.0),
+    "AEGD, elementwise": lambda: odeopt.AEGD(shift=10.0, elementwise=True),
+    # inertial
+    "heavy ball": lambda: odeopt.HeavyBall(friction=0.7),
+    "heavy ball, open friction": odeopt.HeavyBall,
+    "Nesterov": odeopt.Nesterov,
+    "Bregman Lagrangian": lambda: odeopt.BregmanLagrangian(power=3.0),
+    "DIN": lambda: odeopt.DIN(friction=0.8, hessian_damping=0.3),
+    "DIN, open constants": odeopt.DIN,
+    "high resolution": lambda: odeopt.HighResolutionNesterov(learning_rate=0.1),
+    "high resolution, strongly convex": lambda: odeopt.HighResolutionNesterov(0.1, strong_convexity=0.5),
+    "HNAG": lambda: odeopt.HNAG(initial_gamma=2.0, hessian_damping=1.5),
+    "HNAG, strongly convex": lambda: odeopt.HNAG(strong_convexity=0.5, initial_gamma=2.0, hessian_damping=1.5),
+    "Hamiltonian descent": lambda: odeopt.HamiltonianDescent(kinetic_energy, friction=0.7),
+    "relativistic": lambda: odeopt.Relativistic(speed=2.0, mass=1.5, friction=0.7),
+    "friction-adaptive": lambda: odeopt.FrictionAdaptive(friction=0.2, relaxation=0.9, thermal_mass=1.3),
+    "energy friction": lambda: odeopt.EnergyFriction(friction=0.8, initial_energy=30.0, lower_bound=-20.0),
+    "graph tracking": lambda: odeopt.GraphTracking(rate=1.2, mobility=0.7, weight=0.4),
+    # Adam and its relatives
+    "Adam": lambda: odeopt.Adam(momentum_rate=1.3, scaling_rate=2.1, epsilon=0.2),
+    "Adam, open epsilon": odeopt.Adam,
+}
