@@ -98,6 +98,19 @@ SPECIAL_SCHEMES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "from_diffrax": (lambda: odeopt.from_diffrax(diffrax.Bosh3()), FLOWS["heavy ball"].make),
 }
 
+# Schemes whose cost is known at run time only (stages, iterations, evaluations of the energy): as above.
+RUN_TIME_SCHEMES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+    "AveragedField": (odeopt.AveragedField, FLOWS["heavy ball"].make),
+    "Gonzalez": (odeopt.Gonzalez, FLOWS["heavy ball"].make),
+    "ItohAbe": (odeopt.ItohAbe, FLOWS["gradient flow"].make),
+    "LinearlyImplicitEuler": (lambda: odeopt.LinearlyImplicitEuler(tolerance=1e-6), FLOWS["heavy ball"].make),
+    "RKC1": (odeopt.RKC1, FLOWS["gradient flow"].make),
+    "RKC2": (odeopt.RKC2, FLOWS["gradient flow"].make),
+    "RKL1": (odeopt.RKL1, FLOWS["gradient flow"].make),
+    "RKL2": (odeopt.RKL2, FLOWS["gradient flow"].make),
+    "RelaxationRK": (lambda: odeopt.RelaxationRK(odeopt.Heun()), FLOWS["heavy ball"].make),
+}
+
 CONTROLLERS: dict[str, Callable[[], Any]] = {
     "constant": lambda: odeopt.ConstantStep(1e-3),
     "default": odeopt.LyapunovControl,

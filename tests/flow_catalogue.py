@@ -49,4 +49,16 @@ CATALOGUE: dict[str, Callable[[], odeopt.AbstractFlow]] = {
     # Adam and its relatives
     "Adam": lambda: odeopt.Adam(momentum_rate=1.3, scaling_rate=2.1, epsilon=0.2),
     "Adam, open epsilon": odeopt.Adam,
+    "Adam with bias correction": lambda: odeopt.BiasCorrectedAdam(1.3, 2.1, 0.2),
+    "NAdam": lambda: odeopt.NAdam(1.3, 2.1, 0.3, 0.2),
+    "AdaGrad with momentum": lambda: odeopt.AdaGradMomentum(1.3, 2.1, 0.2),
+    "AMSGrad": lambda: odeopt.AMSGrad(1.3, 2.1, 0.2),
+    "Padam": lambda: odeopt.Padam(0.25, 1.3, 2.1, 0.2),
+    "Adam with an L2 penalty": lambda: odeopt.AdamL2(0.4, 1.3, 2.1, 0.2),
+    "AdamW": lambda: odeopt.AdamW(0.1, 1.3, 2.1, 0.2),
+    "Shampoo": odeopt.Shampoo,
+    # Lion-K
+    "Lion": lambda: odeopt.Lion(1.3, 0.2, 0.02, 0.3),
+    "normalized momentum": lambda: odeopt.LionK(odeopt.SmoothL2Norm(0.3), 1.3, 0.2, 0.02),
+    "Muon": lambda: odeopt.Muon(1.3, 0.2, None, 0.3),
 }

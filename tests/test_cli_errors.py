@@ -51,9 +51,9 @@ def refused_training(folder, *arguments) -> str:
 @pytest.mark.parametrize(
     ("option", "text", "expected"),
     [
-        ("--flow", "adamant", "available are Adam, GradientFlow, HeavyBall"),
-        ("--scheme", "adamant", "available are Bosh3, "),
-        ("--controller", "adamant", "available are ConstantStep, LyapunovControl"),
+        ("--flow", "adamant", "available are AEGD, AMSGrad, AdaGrad, "),
+        ("--scheme", "adamant", "available are AEGDStep, AveragedField, Bosh3, "),
+        ("--controller", "adamant", "available are AdaptiveControl, AverageControl, ConstantStep, "),
         ("--flow", "Heun", "no flow of odeopt"),
         ("--flow", "AbstractFlow", "no flow of odeopt"),
         ("--flow", "HeavyBall(friction=", "expected a name such as Adam"),

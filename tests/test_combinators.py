@@ -152,14 +152,16 @@ def test_a_flow_without_kinetic_energy_has_no_restart():
 
 def test_schedule_free_is_the_published_recursion():
     """z+ = z - h g(x), x+ = (1 - 1/k) x + z+ / k."""
-    result = odeopt.equivalence(odeopt.ScheduleFree(), odeopt.SemiImplicitEuler())
+    result = odeopt.equivalence(odeopt.ScheduleFree(delay=0.0), odeopt.SemiImplicitEuler())
     assert result.passed, str(result)
 
 
 def test_schedule_free_is_that_of_optax():
     """With interpolation and equal weights (their power of the learning rate is zero), by hand through our scheme."""
     problem, h, beta = PROBLEMS["two"], 0.05, 0.9
-    solver = odeopt.Solver(odeopt.ScheduleFree(interpolation=beta), odeopt.SemiImplicitEuler(), odeopt.ConstantStep(h))
+    solver = odeopt.Solver(
+        odeopt.ScheduleFree(interpolation=beta, delay=0.0), odeopt.SemiImplicitEuler(), odeopt.ConstantStep(h)
+    )
     ours = odeopt.minimise(problem.fn, solver, problem.y0(), max_steps=50, throw=False, history="states")
     theirs = optax.contrib.schedule_free(optax.sgd(h), learning_rate=h, b1=beta, weight_lr_power=0.0)
     y, state = problem.y0(), theirs.init(problem.y0())

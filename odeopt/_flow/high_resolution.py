@@ -129,7 +129,6 @@ class HighResolutionNesterov(AbstractFlow):
         return 1 + 1.5 * self._beta * self._friction(t)
 
 
-# The root of the learning rate where none is given, over the time of the steepest direction: a tenth of the largest
-# that gradient descent could take there, which follows the flow more closely. Measured: benchmarks/core.py,
-# table "inertial".
+# The root of the learning rate where none is given, in units of the inverse frequency of the steepest direction.
+# Measured: benchmarks/core.py, table "inertial".
 OPEN_DAMPING = 0.1

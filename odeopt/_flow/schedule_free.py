@@ -1,8 +1,8 @@
 r"""The schedule-free flow.
 
-\[ z' = -\nabla f(y), \qquad x' = \frac{z - x}{t}, \qquad y = \beta x + (1 - \beta) z, \]
-\[ V = f(x) + \frac{|z - x|^2}{2 t}, \qquad
-   V' = -\frac{3 |z - x|^2}{2 t^2} - \frac1t \langle \nabla f(y) - \nabla f(x),\, z - x \rangle. \]
+\[ z' = -\nabla f(y), \qquad x' = \frac{z - x}{T}, \qquad y = \beta x + (1 - \beta) z, \qquad T = t + s, \]
+\[ V = f(x) + \frac{|z - x|^2}{2 T}, \qquad
+   V' = -\frac{3 |z - x|^2}{2 T^2} - \frac1T \langle \nabla f(y) - \nabla f(x),\, z - x \rangle. \]
 
 \(V' \le 0\) for every \(f\) where \(\beta = 1\), and for convex \(f\) with every \(\beta\). (Defazio, Yang, Mehta,
 Mishchenko, Khaled and Cutkosky, 2024, The road less scheduled.)
@@ -28,12 +28,11 @@ if TYPE_CHECKING:
 class ScheduleFree(AbstractFlow):
     r"""Gradient flow of a point \(z\), whose average over time \(x\) is the answer: no schedule, and no friction.
 
-    \[ z' = -\nabla f(y), \qquad x' = \frac{z - x}{t}, \qquad y = \beta x + (1 - \beta) z, \qquad
-       V = f(x) + \frac{|z - x|^2}{2 t} \]
+    \[ z' = -\nabla f(y), \qquad x' = \frac{z - x}{T}, \qquad y = \beta x + (1 - \beta) z, \qquad
+       V = f(x) + \frac{|z - x|^2}{2 T}, \qquad T = t + s \]
 
-    On convex functions \(f(x) - f^* \le |z_0 - x^*|^2 / (2 t)\). With `SemiImplicitEuler` at constant step it is
-    schedule-free gradient descent, with equal weights of all iterates. The memory is \(z\); at \(t = 0\) it is the
-    position, and the field is its limit \(x' = -\nabla f / 2\).
+    On convex functions \(f(x) - f^*\) falls like \(1/t\). With `SemiImplicitEuler` at constant step and no delay it is
+    schedule-free gradient descent, with equal weights of all iterates. The memory is \(z\), at first the position.
 
     **Arguments:** `interpolation`: \(\beta\), \(0 \le \beta \le 1\): 1 is primal averaging, which has an energy for
     every function; below, gradients are taken nearer to \(z\) than to the average, and the certificate is for convex
@@ -53,9 +52,13 @@ class ScheduleFree(AbstractFlow):
 
     interpolation: Array = eqx.field(converter=hyperparameter, default=1.0)
 
+    delay: Array | None = eqx.field(converter=hyperparameter, default=None)
+
     def __check_init__(self):
         if concrete(self.interpolation) and not 0 <= float(self.interpolation) <= 1:
             raise ValueError(f"ScheduleFree(interpolation={float(self.interpolation)}): expected a number in [0, 1].")
+        if concrete(self.delay) and not 0 <= float(self.delay) < float("inf"):
+            raise ValueError(f"ScheduleFree(delay={float(self.delay)}): expected a finite time >= 0.")
 
     @property
     def certificate(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -64,10 +67,20 @@ class ScheduleFree(AbstractFlow):
     def init(self, params: PyTree) -> State:
         return State(params, params)
 
+    def calibrate(self, state: State, oracle: Oracle) -> "ScheduleFree":
+        if self.delay is not None:
+            return self
+        return ScheduleFree(self.interpolation, OPEN_DELAY * self.unit_of_time(state, oracle))
+
+    def unit_of_time(self, state: State, oracle: Oracle) -> Array:
+        lengths = [jnp.sqrt(vdot(tree, tree)) for tree in (state.position, oracle.gradient)]
+        length, slope = (jnp.where(size > 0, size, 1.0) for size in lengths)
+        return length / slope
+
     def vector_field(self, t: Array, state: State, oracle: Oracle) -> State:
         gradient = self._gradient(state, oracle)
-        # (z - x) / t, and its limit -g / 2 at the start, where z = x.
-        started, safe = t > 0, jnp.where(t > 0, t, 1.0)
+        # (z - x) / T, and without delay its limit -g / 2 at the start, where z = x.
+        started, safe = self._age(t)
         velocity = jax.tree.map(
             lambda z, x, g: jnp.where(started, (z - x) / safe, -0.5 * g), state.memory, state.position, gradient
         )
@@ -77,18 +90,17 @@ class ScheduleFree(AbstractFlow):
         return oracle.value + self.kinetic_energy(t, state)
 
     def dissipation(self, t: Array, state: State, oracle: Oracle) -> Array:
-        gradient, started, safe = self._gradient(state, oracle), t > 0, jnp.where(t > 0, t, 1.0)
+        gradient, (started, safe) = self._gradient(state, oracle), self._age(t)
         apart = subtract(state.memory, state.position)
         rate = -1.5 * vdot(apart, apart) / safe**2
         if not self._is_average():
             rate = rate - vdot(subtract(gradient, oracle.gradient), apart) / safe
-        # At the very start the rate of the objective alone, as differentiating the energy gives it; what is left of the
-        # second term for t to 0, |g|^2 / 8, is above zero, so that this asks for no less than the limit.
-        return jnp.where(started, rate, -0.5 * vdot(gradient, gradient))
+        # Without delay: the limit, with z - x = -t g / 2 + O(t^2).
+        return jnp.where(started, rate, -0.375 * vdot(gradient, gradient))
 
     def kinetic_energy(self, t: Array, state: State) -> Array:
         apart = subtract(state.memory, state.position)
-        return vdot(apart, apart) / (2 * jnp.where(t > 0, t, 1.0))
+        return vdot(apart, apart) / (2 * self._age(t)[1])
 
     def rescaled_memory(self, t: Array, state: State, factor: Array) -> PyTree:
         return jax.tree.map(lambda z, x: x + factor * (z - x), state.memory, state.position)
@@ -96,9 +108,20 @@ class ScheduleFree(AbstractFlow):
     def discrete_equivalent(self, scheme: "AbstractScheme", step_size: Array) -> optax.GradientTransformation | None:
         from .._scheme.semi_implicit import SemiImplicitEuler
 
-        if not (isinstance(scheme, SemiImplicitEuler) and self._is_average()):
+        undelayed = concrete(self.delay) and float(self.delay) == 0
+        if not (isinstance(scheme, SemiImplicitEuler) and self._is_average() and undelayed):
             return None
         return _primal_averaging(step_size)
+
+    def _age(self, t: Array) -> tuple[Array, Array]:
+        """Whether T > 0, and T where it is."""
+        if self.delay is None:
+            raise ValueError(
+                "ScheduleFree(delay=None) has not been calibrated: minimise and train do it; elsewhere call "
+                "flow.calibrate(state, oracle) first or give delay."
+            )
+        age = t + self.delay
+        return age > 0, jnp.where(age > 0, age, 1.0)
 
     def _is_average(self) -> bool:
         return concrete(self.interpolation) and float(self.interpolation) == 1
@@ -110,6 +133,10 @@ class ScheduleFree(AbstractFlow):
         beta = self.interpolation
         y = jax.tree.map(lambda x, z: (beta * x + (1 - beta) * z).astype(x.dtype), state.position, state.memory)
         return oracle.at(y).gradient
+
+
+# The delay that is taken where none is given, in units of time: short beside any run, and long beside a first step.
+OPEN_DELAY = 0.01
 
 
 def _primal_averaging(learning_rate: Array) -> optax.GradientTransformation:

@@ -16,8 +16,6 @@ from .._objective.oracle import Oracle
 from .base import AbstractScheme, Trial
 from .rounds import Rounds
 
-# Arnoldi vectors that GMRES keeps, each of the size of the state; whole cycles of that many products are made.
-RESTART = 10
 # Conjugate gradients compute their residual anew every so many iterations (the default of lineax).
 STABILISE_EVERY = 10
 
@@ -33,18 +31,21 @@ class LinearlyImplicitEuler(AbstractScheme):
     near -1 the matrix is singular; such trials go astray, and controllers reject them.
 
     The matrix is never formed: the system is solved by conjugate gradients for gradient flow, whose matrix is
-    symmetric, and by GMRES, restarted after 10 products, for every other flow; without a preconditioner. The residual
-    \(|h F - (I - h F') d| \le\) `tolerance` \(\cdot\, |h F|\) is where the solve ends. Where it gets there in no
-    `max_iterations` products the trial is not finite, and controllers shorten the step, which makes the matrix better.
+    symmetric, and by GMRES, restarted after `restart` products, for every other flow; without a preconditioner. The
+    residual \(|h F - (I - h F') d| \le\) `tolerance` \(\cdot\, |h F|\) is where the solve ends. Where it gets there in
+    no `max_iterations` products the trial is not finite, and controllers shorten the step, which makes the matrix
+    better.
 
     Cost: the linearisation is a gradient at the start of the step, and each product with the derivative of the field
-    counts as another. GMRES is counted in whole cycles of 10 products and a residual.
+    counts as another. GMRES is counted in whole cycles of `restart` products and a residual.
 
     **Arguments:**
 
     - `tolerance`: of the residual, relative to the right-hand side; 0 < tolerance < 1. It bounds what can be seen of
         the order. In float32 the residual comes down to some 1e-7 times \(h \lambda\).
     - `max_iterations`: products at most, >= 1.
+    - `restart`: Arnoldi vectors that GMRES keeps, each of the size of the state, >= 1. Stiff oscillations (little
+        friction, steps much longer than the fastest period) need many, or shorter steps.
 
     **Raises:** `ValueError` for an argument out of range. Source: Hairer and Wanner (1996), Solving Ordinary
     Differential Equations II, IV.7; Levenberg (1944), A method for the solution of certain non-linear problems in least
@@ -63,6 +64,8 @@ class LinearlyImplicitEuler(AbstractScheme):
     tolerance: float = eqx.field(static=True, default=1e-3)
     # A step that needs more is better cut in parts: the iterations grow with the root of its length.
     max_iterations: int = eqx.field(static=True, default=200)
+    # The default of lineax.
+    restart: int = eqx.field(static=True, default=20)
     order: ClassVar[int] = 1
     # The one that is known, and the linearisation; products come on top.
     gradients_per_step: ClassVar[int] = 2
@@ -70,10 +73,10 @@ class LinearlyImplicitEuler(AbstractScheme):
     def __check_init__(self):
         if not 0 < self.tolerance < 1:
             raise ValueError(f"LinearlyImplicitEuler(tolerance={self.tolerance}): expected 0 < tolerance < 1.")
-        if not isinstance(self.max_iterations, int) or self.max_iterations < 1:
-            raise ValueError(
-                f"LinearlyImplicitEuler(max_iterations={self.max_iterations}): expected a whole number >= 1."
-            )
+        for name in ("max_iterations", "restart"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"LinearlyImplicitEuler({name}={value!r}): expected a whole number >= 1.")
 
     def step(
         self, flow: AbstractFlow, t: Array, step_size: Array, state: State, oracle: Oracle, learnt: PyTree = None
@@ -101,7 +104,7 @@ class LinearlyImplicitEuler(AbstractScheme):
         solved = lx.linear_solve(operator, direction, solver, throw=False)
         successful = solved.result == lx.RESULTS.successful
         change = jnp.where(successful, h * size * solved.value, jnp.nan)
-        rounds.count(1 + _products(symmetric, flat.size, solved.stats["num_steps"]))
+        rounds.count(1 + self._products(symmetric, flat.size, solved.stats["num_steps"]))
         end = unravel(flat + change)
         return Trial(end, oracle.at(end.position))
 
@@ -115,12 +118,11 @@ class LinearlyImplicitEuler(AbstractScheme):
                 max_steps=self.max_iterations,
             )
         # Its first round makes the first residual alone.
-        cycles = 1 + -(-self.max_iterations // min(RESTART, size))
-        return lx.GMRES(rtol=0.0, atol=self.tolerance, norm=optx.two_norm, max_steps=cycles, restart=RESTART)
+        cycles = 1 + -(-self.max_iterations // min(self.restart, size))
+        return lx.GMRES(rtol=0.0, atol=self.tolerance, norm=optx.two_norm, max_steps=cycles, restart=self.restart)
 
-
-def _products(symmetric: bool, size: int, rounds: Array) -> Array:
-    """How many products with the matrix a solve has made."""
-    if symmetric:
-        return 1 + rounds + rounds // STABILISE_EVERY
-    return 1 + (rounds - 1) * (min(RESTART, size) + 1)
+    def _products(self, symmetric: bool, size: int, rounds: Array) -> Array:
+        """How many products with the matrix a solve has made."""
+        if symmetric:
+            return 1 + rounds + rounds // STABILISE_EVERY
+        return 1 + (rounds - 1) * (min(self.restart, size) + 1)

@@ -1,5 +1,6 @@
 """The cost of a loop whose number of rounds is decided while it runs."""
 
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._objective.oracle import Oracle, Tally
@@ -25,4 +26,7 @@ class Rounds:
 
     def count(self, rounds: Array | int) -> None:
         """Count that many rounds; to be called after the loop."""
+        if not isinstance(rounds, int):
+            # The counts of a run are of this type, whatever type a loop of a library counts in.
+            rounds = rounds.astype(jnp.int32)
         self._oracle.count(rounds * self._tally.values, rounds * self._tally.gradients)

@@ -23,8 +23,8 @@ SIZE = (13.5, 13.2)
 PAD, MARGIN = 0.12, 0.15
 # Characters in a line of the page, and of one panel.
 LINE, PANEL = 100, 54
-# Lines of verdicts that fit on the page.
-LINES = 20
+# Lines that fit into the height of a panel, and that one message may take of the verdicts.
+LINES, MESSAGE = 18, 5
 
 
 def report(report: "Report") -> Figure:
@@ -54,15 +54,21 @@ def report(report: "Report") -> Figure:
         fontweight="bold",
         color=BLUE if report.passed else VERMILION,
     )
-    top, middle, bottom = figure.subfigures(3, 1)
-    order, step = middle.subfigures(1, 2, width_ratios=[1, 2])
-    equal, verdicts = bottom.subfigures(1, 2, width_ratios=[1, 2])
+    top, middle, bottom = _divided(figure, 3, 1)
+    order, step = _divided(middle, 1, 2, width_ratios=[1, 2])
+    equal, verdicts = _divided(bottom, 1, 2, width_ratios=[1, 2])
     _draw(top, report, "energy", 3, lambda result, axes: energy(result, axes=axes))
     _draw(order, report, "order", 1, lambda result, axes: convergence(result, axes=axes[0]))
     _draw(step, report, "steps", 2, lambda result, axes: steps(result, axes=axes))
     _draw(equal, report, "equivalence", 1, lambda result, axes: equivalence(result, axes=axes[0]))
     _write_verdicts(verdicts, report)
     return figure
+
+
+def _divided(place: Figure | SubFigure, rows: int, columns: int, **options: Any) -> list[SubFigure]:
+    """The parts of a page."""
+    parts: Any = place.subfigures(rows, columns, squeeze=False, **options)
+    return list(parts.ravel())
 
 
 def _draw(
@@ -106,8 +112,13 @@ def _say(axes: Sequence[Axes], text: str, width: int) -> None:
     for panel in axes:
         panel.set_axis_off()
     lines = [line for paragraph in text.splitlines() for line in textwrap.wrap(paragraph, width)]
-    shown = lines if len(lines) <= LINES else [*lines[:LINES], "..."]
-    axes[0].text(0, 0.95, "\n".join(shown), transform=axes[0].transAxes, verticalalignment="top", color=GREY)
+    shown = "\n".join(_first(lines, LINES))
+    axes[0].text(0, 1, shown, transform=axes[0].transAxes, verticalalignment="top", color=GREY)
+
+
+def _first(lines: list[str], count: int) -> list[str]:
+    """The first lines of a text; what is left out is said to be."""
+    return lines if len(lines) <= count else [*lines[: count - 1], "    ..."]
 
 
 def _write_verdicts(place: SubFigure, report: "Report") -> None:
@@ -116,10 +127,11 @@ def _write_verdicts(place: SubFigure, report: "Report") -> None:
     axes = place.subplots()
     axes.set_axis_off()
     lines = [line for section in report.sections for line in _verdict(section)]
-    if len(lines) > LINES:
-        lines = [*lines[: LINES - 1], ("... more stands in the text of the report", GREY)]
+    # More lines than fit are written smaller.
+    size = 10.0 * min(1.0, LINES / len(lines))
     for number, (text, colour) in enumerate(lines):
-        axes.text(0, 1 - number / LINES, text, transform=axes.transAxes, verticalalignment="top", color=colour)
+        height = 1 - number / max(len(lines), LINES)
+        axes.text(0, height, text, transform=axes.transAxes, verticalalignment="top", fontsize=size, color=colour)
 
 
 def _verdict(section: "Section") -> list[tuple[str, str]]:
@@ -135,5 +147,5 @@ def _verdict(section: "Section") -> list[tuple[str, str]]:
         text = textwrap.fill(
             f"{check.name}: {check.message}", 2 * PANEL, initial_indent=indent, subsequent_indent=indent
         )
-        lines += [(line, VERMILION) for line in text.splitlines()]
+        lines += [(line, VERMILION) for line in _first(text.splitlines(), MESSAGE)]
     return lines
