@@ -56,7 +56,7 @@ def refused_training(folder, *arguments) -> str:
         ("--controller", "adamant", "available are AdaptiveControl, AverageControl, ConstantStep, "),
         ("--flow", "Heun", "no flow of odeopt"),
         ("--flow", "AbstractFlow", "no flow of odeopt"),
-        ("--flow", "HeavyBall(friction=", "expected a name such as Adam"),
+        ("--flow", "HeavyBall(friction=", "expected a name such as AEGD"),
         ("--flow", "HeavyBall(friction=-1)", "friction must be >= 0"),
         ("--flow", "HeavyBall(fraction=1)", "The arguments of HeavyBall are: friction"),
         ("--flow", "HeavyBall(1, 2)", "too many positional arguments"),

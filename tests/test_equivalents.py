@@ -132,9 +132,7 @@ def test_the_error_estimate_is_that_of_diffrax(name):
 
 
 def test_a_scheme_without_an_embedded_method_has_no_error_estimate():
-    assert [one_step(SCHEMES[name](), 0.0, 0.1)[1].error for name in ("Euler", "RK4", "SemiImplicitEuler")] == [
-        None
-    ] * 3
+    assert [one_step(SCHEMES[name](), 0.0, 0.1)[1].error for name in ("RK4", "SemiImplicitEuler")] == [None, None]
 
 
 def test_rk4_is_the_classical_method():

@@ -171,7 +171,7 @@ def test_the_librarys_own_words_come_through():
         def calibrate(self, state, oracle):
             return self
 
-    with pytest.raises(ValueError, match=r"Hasty\.vector_field failed.*Adam\(epsilon=None\) has not been calibrated"):
+    with pytest.raises(ValueError, match=r"Hasty\.vector_field failed.*Hasty\(epsilon=None\) has not been calibrated"):
         minimise(flow=Hasty())
 
 
@@ -283,7 +283,7 @@ def test_a_solver_of_wrong_parts_is_refused(parts, message):
         (lambda: odeopt.Adam(scaling_rate=-1.0), r"Adam\(scaling_rate=-1.0\)"),
         (lambda: odeopt.Adam(momentum_rate=1.0, scaling_rate=4.1), r"scaling_rate must be at most 4 \* momentum_rate"),
         (lambda: odeopt.Adam(epsilon=0.0), r"Adam\(epsilon=0.0\): expected a finite number > 0"),
-        (lambda: odeopt.Adam(bias_correction=True), r"bias_correction=True\) is not available"),
+        (lambda: odeopt.Adam(bias_correction=True), "Use BiasCorrectedAdam"),
         (lambda: odeopt.ConstantStep(0.0), r"expected a finite step size > 0"),
         (lambda: odeopt.ConstantStep(-1.0), r"expected a finite step size > 0"),
         (lambda: odeopt.LyapunovControl(decrease=1.0), r"decrease=1.0\): expected 0 <= decrease < 1"),

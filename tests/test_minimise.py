@@ -206,7 +206,7 @@ def test_the_verdicts_are_those_that_the_loop_acts_upon():
         def step_size(self, state):
             return self.initial_step_size
 
-        def bound(self, step_size, rate):
+        def bound(self, state, step_size, rate):
             return jnp.zeros_like(step_size)
 
         def judge(self, state, attempt):

@@ -175,7 +175,7 @@ class Overrated(odeopt.SemiImplicitEuler):
     order = 2
     has_quadrature = True
 
-    def step(self, flow, t, step_size, state, oracle):
+    def step(self, flow, t, step_size, state, oracle, learnt=None):
         slope = flow.vector_field(t, state, oracle)
         end = jax.tree.map(lambda y, k: y + step_size * k, state, slope)
         there = oracle.at(end.position)

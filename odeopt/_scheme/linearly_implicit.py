@@ -44,8 +44,9 @@ class LinearlyImplicitEuler(AbstractScheme):
     - `tolerance`: of the residual, relative to the right-hand side; 0 < tolerance < 1. It bounds what can be seen of
         the order. In float32 the residual comes down to some 1e-7 times \(h \lambda\).
     - `max_iterations`: products at most, >= 1.
-    - `restart`: Arnoldi vectors that GMRES keeps, each of the size of the state, >= 1. Stiff oscillations (little
-        friction, steps much longer than the fastest period) need many, or shorter steps.
+    - `restart`: Arnoldi vectors that GMRES keeps, each of the size of the state, >= 1. Of stiff oscillations (little
+        friction, steps much longer than the fastest period) the system is not solved to the tolerance however many there
+        are: such a trial is not finite, and is rejected.
 
     **Raises:** `ValueError` for an argument out of range. Source: Hairer and Wanner (1996), Solving Ordinary
     Differential Equations II, IV.7; Levenberg (1944), A method for the solution of certain non-linear problems in least
