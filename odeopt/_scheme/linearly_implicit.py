@@ -45,8 +45,8 @@ class LinearlyImplicitEuler(AbstractScheme):
         the order. In float32 the residual comes down to some 1e-7 times \(h \lambda\).
     - `max_iterations`: products at most, >= 1.
     - `restart`: Arnoldi vectors that GMRES keeps, each of the size of the state, >= 1. Of stiff oscillations (little
-        friction, steps much longer than the fastest period) the system is not solved to the tolerance however many there
-        are: such a trial is not finite, and is rejected.
+        friction, steps much longer than the fastest period) the system is not solved to the tolerance however many
+        there are: such a trial is not finite, and is rejected.
 
     **Raises:** `ValueError` for an argument out of range. Source: Hairer and Wanner (1996), Solving Ordinary
     Differential Equations II, IV.7; Levenberg (1944), A method for the solution of certain non-linear problems in least
