@@ -15,8 +15,9 @@ USAGE_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 FAILED = 1
 
-out_console = Console(highlight=False)
-err_console = Console(stderr=True, highlight=False)
+# No emoji: the text FILE.py:x: is a name with a colon behind it.
+out_console = Console(highlight=False, emoji=False)
+err_console = Console(stderr=True, highlight=False, emoji=False)
 
 
 @contextmanager
