@@ -99,11 +99,12 @@ def prepare(options: Options) -> Experiment:
     hidden = _widths(options.hidden)
     if options.time_limit is not None and not options.time_limit > 0:
         raise OptionError(f"--time-limit {options.time_limit}: expected seconds > 0. Leave it out for no limit.")
-    try:
-        # Zero is no tolerance but the word for none: also a gradient of exactly zero then ends nothing.
-        stop = Stop(gradient_norm=options.gradient_norm or None, target_loss=options.target_loss)
-    except ValueError as error:
-        raise OptionError(f"--gradient-norm or --target-loss cannot be used: {error}") from error
+    if not 0 <= options.gradient_norm < math.inf:
+        raise OptionError(f"--gradient-norm {options.gradient_norm}: expected a finite number >= 0; 0 never stops.")
+    if options.target_loss is not None and math.isnan(options.target_loss):
+        raise OptionError("--target-loss nan: expected a number. Leave it out for no target.")
+    # Zero is no tolerance but the word for none: also a gradient of exactly zero then ends nothing.
+    stop = Stop(gradient_norm=options.gradient_norm or None, target_loss=options.target_loss)
     parts = named_parts(options.flow, options.scheme, options.controller)
     try:
         solver = Solver(*parts)
@@ -217,7 +218,7 @@ def reason(options: Options, solution: Solution) -> str:
         "converged": f"The gradient norm is at most {options.gradient_norm:g} (--gradient-norm).",
         "target_reached": f"The loss is at most {options.target_loss} (--target-loss).",
         "max_steps_reached": (
-            f"All {options.max_steps} trial steps are used up, at a gradient norm of {gradient}. Raise --max-steps to "
+            f"All {options.max_steps} trial steps are used up; the last gradient norm is {gradient}. Raise --max-steps to "
             "get further."
         ),
         "rounding_floor_reached": (

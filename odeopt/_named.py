@@ -19,6 +19,9 @@ import numpy as np
 _FROM_FILE = re.compile(r"(?P<file>.*\.py):(?P<name>\w+)\s*(?P<arguments>\(.*\))?", re.DOTALL)
 _BY_NAME = re.compile(r"(?P<name>[\w-]+)\s*(?P<arguments>\(.*\))?", re.DOTALL)
 
+# Examples in messages: a flow, a scheme and a controller that everybody has heard of.
+WELL_KNOWN = ("HeavyBall", "Heun", "ConstantStep")
+
 # Arrays of more numbers are told by their type and shape.
 LARGE = 100
 
@@ -55,14 +58,17 @@ def build(text: str, kind: type, public: Mapping[str, Any]) -> Any:
         inspect.signature(cls).bind(*positional, **keywords)
     except TypeError as error:
         parameters = ", ".join(inspect.signature(cls).parameters) or "none"
-        raise NamingError(f"{text}: {error}. The arguments of {cls.__name__} are: {parameters}.") from error
+        bare = [name for name in keywords if not callable(getattr(cls, name, print))]
+        hint = f" In the class, write {bare[0]} with its type, as in `{bare[0]}: float = 1.0`." if bare else ""
+        raise NamingError(f"{text}: {error}. The arguments of {cls.__name__} are: {parameters}.{hint}") from error
     try:
         return cls(*positional, **keywords)
     except Exception as error:
         # The library's own messages name the class and what is wrong; those of other classes may say anything.
-        raise NamingError(
-            str(error) if str(error).startswith(cls.__name__) else f"{text}: {describe(error)}"
-        ) from error
+        said = str(error) if str(error).startswith(cls.__name__) else f"{text}: {describe(error)}"
+        if isinstance(error, dataclasses.FrozenInstanceError):
+            said += ". Declare what __init__ sets as a field of the class, with its type, as in `friction: float`."
+        raise NamingError(said) from error
 
 
 def available(kind: type, public: Mapping[str, Any]) -> dict[str, type]:
@@ -227,4 +233,5 @@ def _word(kind: type) -> str:
 
 
 def _example(kind: type, public: Mapping[str, Any]) -> str:
-    return min(available(kind, public), default=kind.__name__)
+    choices = available(kind, public)
+    return next((name for name in WELL_KNOWN if name in choices), kind.__name__)

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,14 +111,19 @@ def read_npz(file: Path, needs_targets: bool) -> Arrays:
 
     **Raises:** `DataError` if the file cannot be read, an array is missing or the shapes do not fit.
     """
-    _check_file(file)
+    if not zipfile.is_zipfile(file):
+        raise DataError(
+            f"{file} is no .npz archive, whatever its name says. Write it with numpy.savez(file, x=inputs, y=targets)."
+        )
     try:
         # Pickled objects could run code on loading.
         with np.load(file, allow_pickle=False) as archive:
             content = {name: archive[name] for name in archive.files}
     except Exception as error:  # a damaged archive raises errors of half a dozen kinds
+        # NumPy's own advice is to allow pickles.
+        reason = "an array holds Python objects" if "allow_pickle" in str(error) else str(error)
         raise DataError(
-            f"{file} cannot be read as an .npz file of plain arrays ({error}). Write it with "
+            f"{file} cannot be read as an .npz file of plain arrays ({reason}). Write it with "
             "numpy.savez(file, x=inputs, y=targets), without arrays of objects."
         ) from error
     needed = ("x", "y") if needs_targets else ("x",)
@@ -150,7 +156,6 @@ def read_csv(file: Path) -> Table:
 
     **Raises:** `DataError` if the file cannot be read or is no such table.
     """
-    _check_file(file)
     try:
         # utf-8-sig: spreadsheets put a byte order mark before the first name.
         with file.open(encoding="utf-8-sig", newline="") as stream:
@@ -183,6 +188,7 @@ def read_csv(file: Path) -> Table:
 
 
 def _kind(file: Path) -> str:
+    _check_file(file)
     kind = file.suffix.lower()
     if kind not in (".npz", ".csv"):
         raise DataError(

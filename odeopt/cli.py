@@ -23,7 +23,7 @@ from ._cli.messages import FAILED, INTERRUPTED, err_console, messages, out_conso
 from ._cli.predict import SCORES, fitting_targets, new_file, predictions, write_csv
 from ._cli.train import exit_code, fresh_name, name_of, print_beginning, summary, what_to_do_next
 from ._cli.verify import check_new_report, telling, verification, write_report
-from ._experiment import Options, named_parts, prepare, record
+from ._experiment import Options, named_parts, prepare, reason, record
 from ._experiment import train as run_experiment
 from ._predictor import scores
 from ._run_folder import check_new, load, new_folder, read_config, write_run
@@ -149,6 +149,8 @@ def train(
             )
         if quiet:
             print(folder)
+            if exit_code(outcome) == FAILED:
+                err_console.print(f"odeopt: {reason(options, outcome.solution)}", soft_wrap=True, markup=False)
         else:
             out_console.print(summary(experiment, outcome))
             out_console.print(what_to_do_next(experiment, folder), soft_wrap=True, markup=False)

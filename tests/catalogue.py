@@ -11,8 +11,14 @@ from typing import Any
 import diffrax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import odeopt
+
+
+def named(names, later=()):
+    """Names to run over, those of `later` in the slow set only: what others show as well, but in less time."""
+    return [pytest.param(name, marks=pytest.mark.slow if name in later else ()) for name in names]
 
 
 @dataclass(frozen=True)

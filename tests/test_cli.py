@@ -110,7 +110,7 @@ def test_table_says_what_the_model_and_the_history_say(digits_run):
     energy = np.array([float(row["energy"]) for row in history])
     assert np.all(np.diff(energy) < 0)
     assert rows["energy"].startswith("never rose: the smallest fall")
-    assert rows["stopped because"].startswith("All 40 trial steps are used up, at a gradient norm of ")
+    assert rows["stopped because"].startswith("All 40 trial steps are used up; the last gradient norm is ")
     assert rows["stopped because"].endswith("(--gradient-norm 0.0001). Raise --max-steps to get further.")
     assert "compilation" in rows["time"]
 
@@ -305,7 +305,7 @@ def test_gradient_norm_of_zero_is_no_criterion(tmp_path):
     assert int(table_of(train(tmp_path / "stops", *flow, steps=5))["accepted"]) == 0
     rows = table_of(train(tmp_path / "goes on", *flow, "--gradient-norm", "0", steps=5))
     assert int(rows["accepted"]) + int(rows["rejected"]) == 5
-    assert rows["stopped because"].startswith("All 5 trial steps are used up, at a gradient norm of 0. ")
+    assert rows["stopped because"].startswith("All 5 trial steps are used up; the last gradient norm is 0. ")
 
 
 def test_run_that_fails_says_so_and_leaves_its_folder(tmp_path):

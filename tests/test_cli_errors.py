@@ -24,6 +24,10 @@ BROKEN = {
     "abstract.py": ("import odeopt\n\nclass MyFlow(odeopt.AbstractFlow):\n    pass\n", "abstract"),
     "misspelt.py": (MY_FLOW.replace("state.memory, oracle.gradient)", "state.memory, oracle.slope)"), "slope"),
     "shapes.py": (MY_FLOW.replace("odeopt.State(state.memory, force)", "odeopt.State(state.memory, 1.0)"), "memory"),
+    "unknown.py": (
+        MY_FLOW.replace("    def init", "    def __init__(self):\n        self.mass = 1.0\n\n    def init"),
+        "Declare what __init__ sets as a field",
+    ),
     "vector.py": (MY_FLOW.replace("return oracle.value", "return jnp.ones(2) * oracle.value"), "scalar"),
 }
 
@@ -56,7 +60,7 @@ def refused_training(folder, *arguments) -> str:
         ("--controller", "adamant", "available are AdaptiveControl, AverageControl, ConstantStep, "),
         ("--flow", "Heun", "no flow of odeopt"),
         ("--flow", "AbstractFlow", "no flow of odeopt"),
-        ("--flow", "HeavyBall(friction=", "expected a name such as AEGD"),
+        ("--flow", "HeavyBall(friction=", "expected a name such as HeavyBall"),
         ("--flow", "HeavyBall(friction=-1)", "friction must be >= 0"),
         ("--flow", "HeavyBall(fraction=1)", "The arguments of HeavyBall are: friction"),
         ("--flow", "HeavyBall(1, 2)", "too many positional arguments"),
@@ -78,7 +82,8 @@ def refused_training(folder, *arguments) -> str:
         ("--task", "regression", "handwritten digits are classes"),
         ("--seed", "-1", "greater than or equal to 0"),
         ("--max-steps", "0", "greater than or equal to 1"),
-        ("--gradient-norm", "-1", "finite number >= 0"),
+        ("--gradient-norm", "-1", "--gradient-norm -1.0: expected a finite number >= 0"),
+        ("--data", ".", "is not a file"),
         ("--target-loss", "nan", "expected a number"),
         ("--time-limit", "0", "expected seconds > 0"),
         ("--time-limit", "nan", "expected seconds > 0"),
@@ -110,6 +115,12 @@ def test_error_in_a_flow_of_ones_own_names_the_line(tmp_path):
     assert "NameError" in message
 
 
+def test_argument_that_lacks_its_type_in_the_class_is_explained(tmp_path):
+    (tmp_path / "mine.py").write_text(MY_FLOW.replace("    def init", "    mass = 1.0\n\n    def init"))
+    message = refused_training(tmp_path, "--flow", f"{tmp_path / 'mine.py'}:MyFlow(mass=2)")
+    assert "`mass: float = 1.0`" in message
+
+
 def test_class_that_a_file_lacks_is_answered_with_those_it_has(tmp_path):
     (tmp_path / "mine.py").write_text(MY_FLOW)
     assert "The file defines the flows: MyFlow" in refused_training(tmp_path, "--flow", f"{tmp_path / 'mine.py'}:Mine")
@@ -123,7 +134,7 @@ def test_class_that_a_file_lacks_is_answered_with_those_it_has(tmp_path):
         ("data.csv", "a,b\n1,2\n3,\n", "line 3, column 'b': the value is missing"),
         ("data.csv", "a,größe,b\n1,x,2\n", "column 'größe': 'x' is not a number"),
         ("data.csv", "a,b\n1,2\n3,4\n", "expected at least 5"),
-        ("data.npz", "no archive", "cannot be read as an .npz file"),
+        ("data.npz", "no archive", "is no .npz archive"),
         ("data.xlsx", "a,b\n", "expected .npz"),
         ("data", "a,b\n", "(no extension)"),
     ],
@@ -142,6 +153,10 @@ def test_missing_data_wrong_shapes_and_nan_are_refused(tmp_path):
     np.savez(tmp_path / "text.npz", x=np.ones((6, 2)), y=np.array(list("ababab")))
     message = refused_training(tmp_path, "--data", tmp_path / "text.npz", "--task", "regression")
     assert "regression expects numbers" in message
+    np.savez(tmp_path / "objects.npz", x=np.ones((6, 2)), y=np.array([None] * 6))
+    message = refused_training(tmp_path, "--data", tmp_path / "objects.npz")
+    assert "an array holds Python objects" in message
+    assert "allow_pickle" not in message
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
@@ -212,6 +227,14 @@ def test_energy_that_rises_along_the_flow_is_said_to_be_wrong(tmp_path, wrong):
     assert int(counted[2]) == len(history) + 1
     positive = sum(float(row["dissipation"]) > 0 for row in history)
     assert 0.9 * positive <= int(counted[1]) <= positive
+
+
+def test_quiet_run_that_fails_still_says_why(tmp_path):
+    (tmp_path / "mine.py").write_text(MY_FLOW.replace("-self.friction * v - g", "self.friction * v - g"))
+    out = tmp_path / "run"
+    outcome = run("train", "--hidden", 4, "--flow", f"{tmp_path / 'mine.py'}:MyFlow", "--quiet", "--out", out)
+    assert (outcome.exit_code, outcome.stdout) == (1, f"{out}\n")
+    assert outcome.stderr == f"odeopt: {odeopt.RESULTS.energy_rises}\n"
 
 
 @pytest.mark.parametrize(

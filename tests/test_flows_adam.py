@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from catalogue import named
 
 import odeopt
 from odeopt._objective import Tally
@@ -54,21 +55,10 @@ def at(flow, t, x, memory, fn=bowl):
 # --- energies ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in FLOWS if name != "Adam with bias correction"])
+@pytest.mark.parametrize("name", named(FLOWS, {"Shampoo"}))
 def test_the_energy_is_the_one_of_the_flow(name):
     audit = odeopt.audit_energy(FLOWS[name](), samples=SAMPLES)
     assert audit.passed, str(audit)
-
-
-def test_the_energy_of_bias_corrected_adam_is_the_one_of_the_flow_from_the_first_instant_on():
-    """At t = 0 it has a derivative along the solution, which the flow declares, but none in m and t: the audit may
-    find a difference there, and nowhere else."""
-    audit = odeopt.audit_energy(FLOWS["Adam with bias correction"](), samples=SAMPLES)
-    failed = [check.name for check in audit.checks if check.passed is False]
-    assert failed in ([], ["dissipation, declared"]), str(audit)
-    if failed:
-        assert audit.counterexample is not None
-        assert audit.counterexample.t == 0, str(audit)
 
 
 def outside(flow, **changes):
@@ -88,7 +78,7 @@ BEYOND = {
 }
 
 
-@pytest.mark.parametrize("name", BEYOND)
+@pytest.mark.parametrize("name", named(BEYOND, set(BEYOND) - {"Adam with bias correction", "NAdam"}))
 def test_just_beyond_its_condition_the_energy_can_rise(name):
     audit = odeopt.audit_energy(BEYOND[name](), samples=2 * SAMPLES)
     sign = next(check for check in audit.checks if check.name == "sign of dV/dt")

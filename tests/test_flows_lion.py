@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from catalogue import named
 
 import odeopt
 from odeopt._flow.polar import newton_schulz, smooth_polar
@@ -46,7 +47,7 @@ def at(flow, x, m, fn, oracle_type=odeopt.Oracle):
 # --- energies ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("name", named(FLOWS, {"Muon by products of matrices", "Muon without look-ahead"}))
 def test_the_energy_is_the_one_of_the_flow(name):
     """Those of matrices on matrices: a vector is a matrix with a single singular value. The library's own derivative,
     for which a flow with a declared rate has no use, may fail where a run rests at a bound and its velocity is no more
@@ -128,7 +129,7 @@ def random_momenta():
         yield jax.tree.map(lambda m, scale=scale: jnp.asarray(scale * m), matrices | {"zero": np.zeros((2, 2))})
 
 
-@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("name", named(SMOOTH, {"nuclear, by products"}))
 def test_a_smooth_norm_has_the_gradient_and_the_conjugate_that_belong_to_it(name):
     K = SMOOTH[name]()
     for m in random_momenta():
@@ -233,6 +234,7 @@ def test_newton_schulz_needs_the_iterations_that_its_bound_names_and_not_many_fe
     np.testing.assert_allclose(root @ root, M.T @ M + width**2 * np.eye(4), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_muon_by_products_of_matrices_goes_where_muon_goes():
     paths = []
     for products in (None, 60):
@@ -257,7 +259,7 @@ def path(flow, scheme, fn, start):
     return np.asarray(solution.history.position)
 
 
-@pytest.mark.parametrize("decay", [None, 1e-3, 0.3])
+@pytest.mark.parametrize("decay", named([None, 1e-3, 0.3], {None, 1e-3}))
 def test_lion_with_the_sign_is_lion_of_optax(decay):
     flow = odeopt.Lion((1 - 0.99) / H, 0.1, decay, smoothing=0)
     lion = optax.lion(H, 0.9, 0.99, weight_decay=decay or 0.0)

@@ -31,8 +31,8 @@ CONVEX_STATES = 100
 
 def explain_mismatch(survey: Survey) -> str:
     """Why a declared dissipation is not dV/dt."""
-    chosen = survey.finite & np.isfinite(survey.rates.declared)
-    if np.any(survey.finite & ~chosen):
+    chosen = survey.begun & np.isfinite(survey.rates.declared)
+    if np.any(survey.begun & ~chosen):
         return "It is not a finite number at some states where dV/dt is one."
     found = at(survey.rates, chosen)
     close = lambda guess: bool(np.all(np.abs(found.declared - guess) <= TOLERANCE * found.scale))  # noqa: E731

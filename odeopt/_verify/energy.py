@@ -208,7 +208,7 @@ def _counterexample(flow: AbstractFlow, surveys: list[Survey], seed: int) -> Cou
     """Of a rise of V before one of a wrong dissipation, and in one dimension where the flow has one."""
     for violation, expected in ((_rise, "dV/dt <= 0"), (_error, "the declared dissipation is dV/dt")):
         for part in surveys:
-            wrong = np.where(part.judged if violation is _rise else part.finite, violation(part.rates), 0.0)
+            wrong = np.where(part.judged if violation is _rise else part.begun, violation(part.rates), 0.0)
             if np.any(wrong > TOLERANCE):
                 small = _in_one_dimension(flow, violation, seed)
                 terrain, points, found, wrong = small or (part.terrain, part.points, part.rates, wrong)

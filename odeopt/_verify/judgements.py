@@ -69,7 +69,7 @@ def mismatch(survey: Survey) -> np.ndarray:
     """The error of the declared dissipation, relative; infinite where it is no number though dV/dt is one."""
     rates = survey.rates
     error = relative(np.abs(rates.declared - rates.rate), rates.scale)
-    return np.where(survey.finite, np.where(np.isnan(error), np.inf, error), 0.0)
+    return np.where(survey.begun, np.where(np.isnan(error), np.inf, error), 0.0)
 
 
 def dissipation(flow: AbstractFlow, survey: Survey, explain) -> list[Check]:
@@ -92,7 +92,7 @@ def dissipation(flow: AbstractFlow, survey: Survey, explain) -> list[Check]:
     if np.max(error) <= TOLERANCE:
         message = f"the closed form differs from dV/dt by at most {np.max(error):.0e} of the sum of all contributions"
         return [Check(name, True, message), *checks]
-    share = np.mean(error[survey.finite] > TOLERANCE)
+    share = np.mean(error[survey.begun] > TOLERANCE)
     return [Check(name, False, f"wrong at {share:.0%} of the states. {explain(survey)}"), *checks]
 
 

@@ -19,7 +19,7 @@ from .trajectories import NODES, Starts, Trajectories, follow
 LARGEST_SURVEY = 2_000_000
 # On a user's own objective, which may be a whole data set.
 USERS_SAMPLES = 512
-# Of the largest gradient along a solution: as near to critical points as the random states are put.
+# Of the largest stationarity along a solution: as near to critical points as the random states are put.
 CONVERGED = 1e-6
 # A trajectory is no trajectory with fewer nodes.
 FEWEST_NODES = 6
@@ -53,6 +53,11 @@ class Survey:
     def finite(self) -> np.ndarray:
         """Where the flow can be and dV/dt is a number."""
         return self.usable & np.isfinite(self.rates.rate) & np.isfinite(self.rates.scale)
+
+    @property
+    def begun(self) -> np.ndarray:
+        """The same after the start, where a flow with averages over the time since then has limits, and no rate."""
+        return self.finite & (np.asarray(self.points.t) > 0)
 
     @property
     def judged(self) -> np.ndarray:
@@ -127,9 +132,9 @@ def _defined(rates: Rates) -> np.ndarray:
 
 def _resolved(trajectories: Trajectories, rates: Rates) -> np.ndarray:
     """Which states along solutions can be judged: those that have converged only show the rounding of gradients."""
-    gradient = trajectories.along(rates.gradient_norm[-trajectories.t.size :])
+    stationarity = trajectories.along(rates.stationarity[-trajectories.t.size :])
     with np.errstate(invalid="ignore"):
-        moving = gradient > CONVERGED * np.max(gradient, axis=1, keepdims=True)
+        moving = stationarity > CONVERGED * np.max(stationarity, axis=1, keepdims=True)
     return (trajectories.reached & moving).reshape(-1)
 
 
