@@ -218,8 +218,8 @@ def reason(options: Options, solution: Solution) -> str:
         "converged": f"The gradient norm is at most {options.gradient_norm:g} (--gradient-norm).",
         "target_reached": f"The loss is at most {options.target_loss} (--target-loss).",
         "max_steps_reached": (
-            f"All {options.max_steps} trial steps are used up; the last gradient norm is {gradient}. Raise --max-steps to "
-            "get further."
+            f"All {options.max_steps} trial steps are used up; the last gradient norm is {gradient}. Raise "
+            "--max-steps to get further."
         ),
         "rounding_floor_reached": (
             f"The loss and its gradient no longer resolve the decrease that the test asks for (rounding of "
