@@ -5,6 +5,7 @@ from ._controller import AbstractController as AbstractController
 from ._controller import AdaptiveControl as AdaptiveControl
 from ._controller import Attempt as Attempt
 from ._controller import AverageControl as AverageControl
+from ._controller import BalanceControl as BalanceControl
 from ._controller import ConstantStep as ConstantStep
 from ._controller import DefectControl as DefectControl
 from ._controller import IntegralControl as IntegralControl

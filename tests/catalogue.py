@@ -11,6 +11,7 @@ from typing import Any
 import diffrax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import odeopt
@@ -126,6 +127,14 @@ CONTROLLERS: dict[str, Callable[[], Any]] = {
     "rate at the trial": lambda: odeopt.LyapunovControl(rate="trial"),
     "quadrature": lambda: odeopt.LyapunovControl(rate="quadrature"),
     "loss test alone": lambda: odeopt.LyapunovControl(rounding=None),
+    "scheduled": lambda: odeopt.ScheduledStep(optax.cosine_decay_schedule(1e-2, 200)),
+    "error": odeopt.AdaptiveControl,
+    "defect": odeopt.DefectControl,
+    "average": odeopt.AverageControl,
+    "balance": odeopt.BalanceControl,
+    "maximum": odeopt.MaximumControl,
+    "integral": odeopt.IntegralControl,
+    "shadow": odeopt.ShadowControl,
 }
 
 

@@ -20,8 +20,9 @@ PROBLEM = PROBLEMS["two"]
 
 
 def fits(scheme, controller):
-    """Whether the scheme has the stage quadrature that some controllers ask for."""
-    return CONTROLLERS[controller]().rate != "quadrature" or SCHEMES[scheme]().has_quadrature
+    """Whether the scheme has the stage quadrature or the error estimate that some controllers ask for."""
+    asks, has = CONTROLLERS[controller](), SCHEMES[scheme]()
+    return (asks.rate != "quadrature" or has.has_quadrature) and (asks.tolerance is None or has.has_error)
 
 
 def prepared(flow, scheme, controller, dtype):

@@ -10,5 +10,6 @@ from .pid import PID as PID
 from .scheduled import ScheduledStep as ScheduledStep
 from .shadow import ShadowControl as ShadowControl
 from .slack import AverageControl as AverageControl
+from .slack import BalanceControl as BalanceControl
 from .slack import IntegralControl as IntegralControl
 from .slack import MaximumControl as MaximumControl

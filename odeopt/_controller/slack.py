@@ -184,3 +184,40 @@ class IntegralControl(_Slackened):
     def _earn(self, state: _SlackState, attempt: Attempt) -> tuple[Array, Array]:
         required = self.search.bound(state.search, attempt.step_size, attempt.rate)
         return state.slack + required - attempt.change, state.record
+
+
+class BalanceControl(_Slackened):
+    r"""The test of a balance law: a step is kept if the energy follows its own rate, where that is positive too.
+
+    \[ V(y^+) - V(y) \le h\,V' + (1 - \lambda)\,h\,|V'| \]
+
+    Where \(V' \le 0\) this is the test of `LyapunovControl`; where the flow declares a supply of energy, the energy may
+    rise by it, and by the fraction \(1 - \lambda\) more. For flows with `certificate = "balance_law"`.
+
+    **Arguments:** `search`: the `LyapunovControl` that searches for the step size and holds \(\lambda\).
+
+    Source: Bensaid, Poëtte and Turpault (2023), for the test where \(V' \le 0\).
+
+    !!! example
+
+        ```python
+        odeopt.Solver(odeopt.AdamW(), controller=odeopt.BalanceControl())
+        ```
+    """
+
+    search: LyapunovControl = eqx.field(default_factory=LyapunovControl)
+
+    def _first(self, like: Array) -> Array:
+        return jnp.zeros_like(like)
+
+    def _earn(self, state: _SlackState, attempt: Attempt) -> tuple[Array, Array]:
+        return state.slack, state.record
+
+    def _supplied(self, step_size: Array, rate: Array) -> Array:
+        return (2 - self.search.decrease) * step_size * jnp.maximum(rate, 0)
+
+    def bound(self, state: _SlackState, step_size: Array, rate: Array) -> Array:
+        return super().bound(state, step_size, rate) + self._supplied(step_size, rate)
+
+    def judge(self, state: _SlackState, attempt: Attempt) -> Array:
+        return super().judge(state, _relieved(attempt, self._supplied(attempt.step_size, attempt.rate)))

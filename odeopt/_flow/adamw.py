@@ -36,11 +36,11 @@ class AdamW(AbstractMomentFlow):
     \[ x' = -\frac{m}{D} - w x, \quad m' = a (g - m), \quad v' = b (g^2 - v), \qquad D = \sqrt{v + e^2}, \]
     \[ V = f + \frac{w}{2} \sum D x^2 + \frac{1}{2a} \sum \frac{(m + w D x)^2}{D} \]
 
-    The rate of \(V\) is known exactly and its sign is not (`certificate = "balance_law"`): a controller that asks for
-    a falling energy may refuse every step where the energy rises. `AdamL2` and `LionK` have decays that keep the
-    certificate. With `ExponentialEuler` at constant step \(h\) it is AdamW without bias correction at learning rate
-    \(h\), \(\beta_1 = e^{-a h}\), \(\beta_2 = e^{-b h}\), weight decay \(w\) and `eps=0, eps_root=e**2`. The memory is
-    `(m, v)`.
+    The rate of \(V\) is known exactly and its sign is not (`certificate = "balance_law"`): a controller that asks for a
+    falling energy may refuse every step where the energy rises, and `BalanceControl`, which is recommended, holds the
+    energy to its rate instead. `AdamL2` and `LionK` have decays that keep the certificate. With `ExponentialEuler` at
+    constant step \(h\) it is AdamW without bias correction at learning rate \(h\), \(\beta_1 = e^{-a h}\), \(\beta_2 =
+    e^{-b h}\), weight decay \(w\) and `eps=0, eps_root=e**2`. The memory is `(m, v)`.
 
     It rests where \(g + w \sqrt{g^2 + e^2}\,x = 0\), and `stationarity` is the norm of that: no entry is larger than
     \(1/w\) there, and inside of that bound the gradient is as small as \(w e |x|\).
@@ -60,7 +60,7 @@ class AdamW(AbstractMomentFlow):
     !!! example
 
         ```python
-        solver = odeopt.Solver(odeopt.AdamW(weight_decay=0.01), controller=odeopt.ConstantStep(0.01))
+        solver = odeopt.Solver(odeopt.AdamW(weight_decay=0.01))
         solution = odeopt.minimise(lambda x, _: jnp.sum(x**4 - x), solver, jnp.ones(2))
         ```
     """
@@ -121,6 +121,12 @@ class AdamW(AbstractMomentFlow):
             optax.add_decayed_weights(self.weight_decay),
             optax.scale(-step_size),
         )
+
+    def recommended(self):
+        from .._controller.slack import BalanceControl
+        from .._scheme.exponential import ExponentialEuler
+
+        return ExponentialEuler(), BalanceControl()
 
     def _velocity(self, state: State) -> PyTree:
         m, v = state.memory

@@ -35,6 +35,12 @@ class Slope:
     uncertainty: float
     exact: bool
 
+    @property
+    def spread(self) -> float:
+        """How far the local orders along the line are from each other; zero where there is no line."""
+        local = self.local_orders[self.used][1:]
+        return float(np.ptp(local)) if len(local) else 0.0
+
 
 def fit_slope(step_sizes: np.ndarray, errors: np.ndarray, floors: np.ndarray) -> Slope:
     """The order of errors on a ladder of step sizes that halve from point to point.

@@ -1,0 +1,134 @@
+"""Every flow with every scheme that can step it, and every controller on three flows."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from catalogue import CONTROLLERS, PROBLEMS, RUN_TIME_SCHEMES, SCHEMES, SPECIAL_SCHEMES
+from flow_catalogue import CATALOGUE
+
+import odeopt
+from odeopt._objective import Tally
+
+PROBLEM = PROBLEMS["two"]
+EVERY_SCHEME = SCHEMES | {name: scheme for name, (scheme, _) in (SPECIAL_SCHEMES | RUN_TIME_SCHEMES).items()}
+# Few enough for the product to be run, and enough to meet rejections, growth and a bend of the valley.
+STEPS = 40
+# As in test_acceptance: roundings between the parameters and the energy.
+OPERATIONS = 16
+EPS = float(np.finfo(np.float64).eps)
+
+
+def solver_of(flow, scheme, controller=None):
+    """The solver, or the reason why there is none."""
+    try:
+        return odeopt.Solver(flow, scheme, controller)
+    except ValueError as error:
+        return str(error)
+
+
+def fitting(flow, schemes=EVERY_SCHEME):
+    """The names of the schemes that can step a flow."""
+    return [name for name in schemes if isinstance(solver_of(CATALOGUE[flow](), schemes[name]()), odeopt.Solver)]
+
+
+PAIRS = [(flow, scheme) for flow in CATALOGUE for scheme in fitting(flow)]
+
+
+def run(solver, **options):
+    options = {"max_steps": STEPS, "history": "states", "throw": False} | options
+    return odeopt.minimise(PROBLEM.fn, solver, PROBLEM.y0(), **options)
+
+
+@eqx.filter_jit
+def judged(flow, times, states):
+    """Energy, its rate and the size of what it is the sum of, at saved states; outside of the run."""
+
+    def at(t, state):
+        oracle = odeopt.Oracle(odeopt.Objective(PROBLEM.fn), state.position, Tally())
+        energy = flow.energy(t, state, oracle)
+        moved = jnp.sum(jnp.abs(oracle.gradient * state.position))
+        return energy, flow.dissipation(t, state, oracle), jnp.abs(energy) + jnp.abs(oracle.value) + moved
+
+    return jax.lax.map(lambda row: at(*row), (times, states))
+
+
+def audited(solution):
+    """Step sizes, changes of the energy, rates at their beginnings, and what rounding may do to the changes."""
+    history, solver = solution.history.trimmed(), solution.state.solver
+    start = solver.flow.init(PROBLEM.y0())
+    saved = odeopt.State(history.position, history.memory)
+    states = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, saved)
+    times = jnp.concatenate([jnp.zeros(1), jnp.asarray(history.t)])
+    energy, rate, size = map(np.asarray, judged(solver.flow, times, states))
+    return np.asarray(history.step_size), np.diff(energy), rate[:-1], OPERATIONS * EPS * (size[:-1] + size[1:])
+
+
+def check_steps(solution):
+    """Every accepted step changes the energy by what the controller asks for, as recomputed from the saved states."""
+    controller = solution.state.solver.controller
+    fraction = float(getattr(controller, "search", controller).decrease)
+    step_size, change, rate, noise = audited(solution)
+    # The rate is negative but for balance laws.
+    assert np.all(change <= step_size * (rate + (1 - fraction) * np.abs(rate)) + noise), str(solution)
+    if solution.state.solver.flow.certificate == "lyapunov":
+        assert np.all(change <= noise)
+    return len(change)
+
+
+@pytest.mark.parametrize("flow", CATALOGUE)
+def test_a_scheme_either_steps_a_flow_or_says_why_not(flow):
+    """Traced only: a step keeps the structure, the shapes and the types of a state."""
+    made = CATALOGUE[flow]()
+    for name, scheme in EVERY_SCHEME.items():
+        solver = solver_of(made, scheme())
+        if isinstance(solver, str):
+            assert type(made).__name__ in solver, f"{name} is refused without naming the flow: {solver}"
+            continue
+
+        def step(position, scheme=solver.scheme):
+            start = made.init(position)
+            oracle = odeopt.Oracle(odeopt.Objective(PROBLEM.fn), position, Tally())
+            calibrated, t = made.calibrate(start, oracle), jnp.zeros(())
+            return start, scheme.step(calibrated, t, jnp.asarray(0.01), start, oracle).state
+
+        before, after = jax.eval_shape(step, PROBLEM.y0())
+        assert before == after, name
+
+
+@pytest.mark.parametrize("flow", CATALOGUE)
+def test_what_a_flow_recommends_lowers_its_energy_at_every_step(flow):
+    solution = run(odeopt.Solver(CATALOGUE[flow]()))
+    assert check_steps(solution) > 0, str(solution)
+    assert solution.loss < PROBLEM.value(PROBLEM.y0())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("flow", "scheme"), PAIRS)
+def test_every_scheme_lowers_the_energy_of_every_flow_at_every_step(flow, scheme):
+    solution = run(odeopt.Solver(CATALOGUE[flow](), EVERY_SCHEME[scheme](), odeopt.LyapunovControl()))
+    # A scheme that cannot leave rest takes no step.
+    if len(solution.history.trimmed().t):
+        check_steps(solution)
+    else:
+        assert solution.result == odeopt.RESULTS.step_underflow, str(solution)
+
+
+@pytest.mark.parametrize("flow", ["gradient flow", "heavy ball", "Adam"])
+@pytest.mark.parametrize("controller", CONTROLLERS)
+def test_every_controller_drives_a_flow_downhill(controller, flow):
+    chosen = CONTROLLERS[controller]()
+    solver = next(
+        made
+        for scheme in (None, odeopt.Heun())
+        if isinstance(made := solver_of(CATALOGUE[flow](), scheme, chosen), odeopt.Solver)
+    )
+    solution = run(solver, max_steps=200)
+    start = PROBLEM.value(PROBLEM.y0())
+    assert solution.loss < start
+    assert np.all(np.isfinite(solution.value))
+    if chosen.monotone:
+        _, change, _, noise = audited(solution)
+        assert len(change) > 0
+        assert np.all(change <= noise)
