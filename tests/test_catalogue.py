@@ -68,7 +68,7 @@ def audited(solution):
 def check_steps(solution):
     """Every accepted step changes the energy by what the controller asks for, as recomputed from the saved states."""
     controller = solution.state.solver.controller
-    fraction = float(getattr(controller, "search", controller).decrease)
+    fraction = float((controller if isinstance(controller, odeopt.LyapunovControl) else controller.search).decrease)
     step_size, change, rate, noise = audited(solution)
     # The rate is negative but for balance laws.
     assert np.all(change <= step_size * (rate + (1 - fraction) * np.abs(rate)) + noise), str(solution)
