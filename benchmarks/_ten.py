@@ -1,0 +1,199 @@
+"""The ten problems that optimizers are compared on."""
+
+import gzip
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from _problems import diagonal_quadratic, digits, digits_network
+
+# Where the four files of Fashion-MNIST in their original format are looked for.
+FASHION = Path(os.environ.get("FASHION_MNIST", "/usr/share/dataset-fashion-mnist"))
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A problem, how much may be spent on it, and what counts as solved.
+
+    **Attributes:** `make`: `make(seed, dtype) -> (fn, y0, args)`; `budget`: cost units, forward 1, backward 2; `seeds`:
+    how many starts there are where the start is random; `lanes`: whether `y0` holds many starts along its first axis.
+    """
+
+    make: Callable[[int, Any], tuple[Callable, Any, Any]]
+    budget: int
+    seeds: int = 5
+    lanes: bool = False
+
+
+POLYNOMIALS = {
+    "two": lambda z: z**2 - 1,
+    "three": lambda z: 2 * z**3 - 3 * z**2 + 5,
+    "four": lambda z: z**4 - 2 * z**2 + 3,
+    "five": lambda z: z**5 - 4 * z**4 + 2 * z**3 + 8 * z**2 - 11 * z - 12,
+}
+STARTS = 2000
+HALF_WIDTH = 3.0
+
+
+def _polynomial(name):
+    def fn(y, _):
+        g = POLYNOMIALS[name]
+        return 0.25 * (g(y[1]) ** 2 + g(y[0] + y[1]) ** 2)
+
+    def make(seed, dtype):
+        starts = np.random.default_rng(seed).uniform(-HALF_WIDTH, HALF_WIDTH, (STARTS, 2))
+        return fn, jnp.asarray(starts, dtype), None
+
+    return Benchmark(make, budget=12_000, seeds=1, lanes=True)
+
+
+def _quadratic(seed, dtype):
+    loss, diagonal, start = diagonal_quadratic(1000, dtype)
+    return loss, start, diagonal
+
+
+def _rosenbrock(size):
+    def fn(y, _):
+        return jnp.sum((1 - y[:-1]) ** 2 + 100 * (y[1:] - y[:-1] ** 2) ** 2)
+
+    return lambda seed, dtype: (fn, jnp.asarray(np.tile([-1.2, 1.0], size // 2), dtype), None)
+
+
+def _logistic(seed, dtype):
+    """Breast cancer, standardised, with an intercept and the smallest ridge that makes the minimum unique."""
+    from sklearn.datasets import load_breast_cancer
+
+    data = load_breast_cancer()
+    x = (data.data - data.data.mean(0)) / data.data.std(0)
+    x = jnp.asarray(np.column_stack([x, np.ones(len(x))]), dtype)
+    signs = jnp.asarray(2.0 * data.target - 1, dtype)
+
+    def fn(w, batch):
+        x, signs = batch
+        return jnp.mean(jnp.logaddexp(0, -signs * (x @ w))) + 0.5 * RIDGE * jnp.sum(w**2)
+
+    return fn, jnp.zeros(x.shape[1], dtype), (x, signs)
+
+
+RIDGE = 1e-4
+
+
+def _digits(loss):
+    return lambda seed, dtype: (loss, digits_network(seed, dtype), digits(dtype))
+
+
+def _cross_entropy(model, batch):
+    x, y = batch
+    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(jax.vmap(model)(x)), y[:, None], 1))
+
+
+def _softmax_mean_square(model, batch):
+    x, y = batch
+    return jnp.mean((jax.nn.softmax(jax.vmap(model)(x)) - jax.nn.one_hot(y, 10, dtype=x.dtype)) ** 2)
+
+
+def _mean_square(model, batch):
+    x, y = batch
+    return jnp.mean((jax.vmap(model)(x) - y) ** 2)
+
+
+def _network(sizes, seed, dtype):
+    inputs, width, depth, outputs = sizes
+    return eqx.nn.MLP(inputs, outputs, width, depth, jnp.tanh, key=jax.random.key(seed), dtype=dtype)
+
+
+def _runge(seed, dtype):
+    x = np.linspace(-1, 1, 200)[:, None]
+    batch = jnp.asarray(x, dtype), jnp.asarray(1 / (1 + 25 * x**2), dtype)
+    return _mean_square, _network((1, 30, 2, 1), seed, dtype), batch
+
+
+def _spirals(seed, dtype):
+    """Two spirals of 97 points each (Lang and Witbrock, 1988)."""
+    k = np.arange(97)
+    radius, angle = 6.5 * (104 - k) / 104, k * np.pi / 16
+    one = np.column_stack([radius * np.sin(angle), radius * np.cos(angle)])
+    signs = np.concatenate([np.ones(97), -np.ones(97)])
+
+    def fn(model, batch):
+        x, signs = batch
+        return jnp.mean(jnp.logaddexp(0, -signs * jax.vmap(model)(x)[:, 0]))
+
+    batch = jnp.asarray(np.concatenate([one, -one]), dtype), jnp.asarray(signs, dtype)
+    return fn, _network((2, 20, 2, 1), seed, dtype), batch
+
+
+def _equation_of_state(seed, dtype):
+    """Water as a stiffened gas: logarithms of density and temperature to pressure and energy, standardised."""
+    random = np.random.default_rng(0)
+    density, temperature = 10 ** random.uniform([1, 2], [3.2, 3.5], (2000, 2)).T
+    heat, exponent, stiffness = 1816.0, 2.35, 1e9  # J/(kg K), -, Pa (Le Métayer, Massoni, Saurel, 2004)
+    pressure = (exponent - 1) * density * heat * temperature - stiffness
+    energy = heat * temperature + stiffness / density
+    standardised = [
+        (columns - columns.mean(0)) / columns.std(0)
+        for columns in (np.log(np.column_stack([density, temperature])), np.column_stack([pressure, energy]))
+    ]
+    x, y = (jnp.asarray(columns, dtype) for columns in standardised)
+    return _mean_square, _network((2, 50, 1, 2), seed, dtype), (x, y)
+
+
+class LeNet1(eqx.Module):
+    """Two convolutions with average pooling and a dense layer, tanh (LeCun et al., 1989)."""
+
+    first: eqx.nn.Conv2d
+    second: eqx.nn.Conv2d
+    last: eqx.nn.Linear
+
+    def __init__(self, seed, dtype):
+        keys = jax.random.split(jax.random.key(seed), 3)
+        self.first = eqx.nn.Conv2d(1, 4, 5, key=keys[0], dtype=dtype)
+        self.second = eqx.nn.Conv2d(4, 12, 5, key=keys[1], dtype=dtype)
+        self.last = eqx.nn.Linear(192, 10, key=keys[2], dtype=dtype)
+
+    def __call__(self, image):
+        halved = lambda x: x.reshape(x.shape[0], x.shape[1] // 2, 2, x.shape[2] // 2, 2).mean((2, 4))  # noqa: E731
+        image = halved(jnp.tanh(self.first(image[None])))
+        return self.last(halved(jnp.tanh(self.second(image))).ravel())
+
+
+@cache
+def _fashion_images():
+    with (
+        gzip.open(FASHION / "train-images-idx3-ubyte.gz") as images,
+        gzip.open(FASHION / "train-labels-idx1-ubyte.gz") as labels,
+    ):
+        x = np.frombuffer(images.read(), np.uint8, offset=16).reshape(-1, 28, 28)
+        return x[:10_000] / 255, np.frombuffer(labels.read(), np.uint8, offset=8)[:10_000].astype(int)
+
+
+def _fashion(seed, dtype):
+    x, y = _fashion_images()
+    return _softmax_mean_square, LeNet1(seed, dtype), (jnp.asarray(x, dtype), jnp.asarray(y))
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    **{f"polynomial {name}": _polynomial(name) for name in POLYNOMIALS},
+    "quadratic, condition 1e4": Benchmark(_quadratic, 36_000, seeds=1),
+    "Rosenbrock, 2": Benchmark(_rosenbrock(2), 36_000, seeds=1),
+    "Rosenbrock, 100": Benchmark(_rosenbrock(100), 36_000, seeds=1),
+    "logistic regression": Benchmark(_logistic, 12_000, seeds=1),
+    "digits, cross-entropy": Benchmark(_digits(_cross_entropy), 12_000),
+    "digits, mean square": Benchmark(_digits(_softmax_mean_square), 12_000),
+    "Runge": Benchmark(_runge, 36_000),
+    "two spirals": Benchmark(_spirals, 36_000),
+    "equation of state": Benchmark(_equation_of_state, 36_000),
+    "Fashion-MNIST": Benchmark(_fashion, 1500),
+}
+
+
+def available(name: str) -> bool:
+    """Whether the data of a problem are on this machine."""
+    return name != "Fashion-MNIST" or (FASHION / "train-images-idx3-ubyte.gz").exists()
