@@ -39,7 +39,6 @@ POLYNOMIALS = {
     "five": lambda z: z**5 - 4 * z**4 + 2 * z**3 + 8 * z**2 - 11 * z - 12,
 }
 STARTS = 2000
-HALF_WIDTH = 3.0
 
 
 def _polynomial(name):
@@ -48,7 +47,8 @@ def _polynomial(name):
         return 0.25 * (g(y[1]) ** 2 + g(y[0] + y[1]) ** 2)
 
     def make(seed, dtype):
-        starts = np.random.default_rng(seed).uniform(-HALF_WIDTH, HALF_WIDTH, (STARTS, 2))
+        half_width = 5.0 if name == "five" else 3.0
+        starts = np.random.default_rng(seed).uniform(-half_width, half_width, (STARTS, 2))
         return fn, jnp.asarray(starts, dtype), None
 
     return Benchmark(make, budget=12_000, seeds=1, lanes=True)
