@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -20,12 +21,12 @@ from _ten import BENCHMARKS, available  # noqa: E402
 
 import odeopt  # noqa: E402
 
-# Everything that needs nothing from the user, with all its constants left open.
-FLOWS = {
+# All constants that a flow can set by itself are left open. AdamW and the flows with a regulariser or a constraint solve
+# other problems, and those with a metric, a potential or a kinetic energy of the user's are not at any default.
+FLOWS: dict[str, Callable[[], odeopt.AbstractFlow]] = {
     flow.__name__: flow
     for flow in (
         odeopt.GradientFlow,
-        odeopt.PGradient,
         odeopt.Normalized,
         odeopt.SmoothSign,
         odeopt.Sign,
@@ -50,14 +51,18 @@ FLOWS = {
         odeopt.AdaGradMomentum,
         odeopt.AMSGrad,
         odeopt.Padam,
-        odeopt.AdamW,
         odeopt.Shampoo,
         odeopt.Lion,
         odeopt.Muon,
         odeopt.ScheduleFree,
     )
 }
-DEFAULT = "Adam"
+FLOWS |= {
+    "PGradient(power=3)": lambda: odeopt.PGradient(power=3),
+    "AEGD(shift=1)": lambda: odeopt.AEGD(shift=1),
+    "AdaptiveRestart(Nesterov())": lambda: odeopt.AdaptiveRestart(odeopt.Nesterov()),
+    "AdaptiveRestart(Adam())": lambda: odeopt.AdaptiveRestart(odeopt.Adam()),
+}
 
 
 def contestants(peers: bool):
