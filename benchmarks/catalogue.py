@@ -21,7 +21,7 @@ from _ten import BENCHMARKS, available  # noqa: E402
 
 import odeopt  # noqa: E402
 
-# All constants that a flow can set by itself are left open. AdamW and the flows with a regulariser or a constraint solve
+# All constants that a flow can set by itself are left open. AdamW and flows with a regulariser or a constraint solve
 # other problems, and those with a metric, a potential or a kinetic energy of the user's are not at any default.
 FLOWS: dict[str, Callable[[], odeopt.AbstractFlow]] = {
     flow.__name__: flow

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +37,8 @@ def build(text: str, kind: type, public: Mapping[str, Any]) -> Any:
     **Arguments:**
 
     - `text`: the name of a public class, in any case and with or without hyphens, or `FILE.py:CLASS` for a class of
-        one's own; either with arguments in parentheses, which are read as literals and never evaluated.
+        one's own; either with arguments in parentheses, which are read as literals and never evaluated. An argument may
+        be a part of the library itself, as in `KineticRescaling(Leapfrog())`.
     - `kind`: the abstract class that it must be a subclass of.
     - `public`: the namespace that names are looked up in.
 
@@ -50,10 +52,15 @@ def build(text: str, kind: type, public: Mapping[str, Any]) -> Any:
             f"{text!r} cannot be read; expected a name such as {_example(kind, public)}, a name with arguments such as "
             "HeavyBall(friction=0.5), or a class of your own such as my_flow.py:MyFlow."
         )
-    positional, keywords = _arguments(text, named["arguments"])
+    positional, keywords = _arguments(text, named["arguments"], public)
     cls = (
         _class_in_file(from_file["file"], from_file["name"], kind) if from_file else _class(named["name"], kind, public)
     )
+    return _made(text, cls, positional, keywords)
+
+
+def _made(text: str, cls: type, positional: list, keywords: dict[str, Any]) -> Any:
+    """An instance, or what its arguments lack."""
     try:
         inspect.signature(cls).bind(*positional, **keywords)
     except TypeError as error:
@@ -205,8 +212,8 @@ def _module_name(file: str) -> str:
     return f"odeopt_user_{Path(file).stem}"
 
 
-def _arguments(text: str, arguments: str | None) -> tuple[list, dict[str, Any]]:
-    """Positional and keyword arguments, as literals."""
+def _arguments(text: str, arguments: str | None, public: Mapping[str, Any]) -> tuple[list, dict[str, Any]]:
+    """Positional and keyword arguments: literals, and parts of the library."""
     if arguments is None:
         return [], {}
     try:
@@ -215,13 +222,31 @@ def _arguments(text: str, arguments: str | None) -> tuple[list, dict[str, Any]]:
             raise ValueError("more than one pair of parentheses")
         if any(keyword.arg is None for keyword in call.keywords):
             raise ValueError("** is not allowed")
-        positional = [ast.literal_eval(argument) for argument in call.args]
-        return positional, {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+        return _values(call, public)
+    except NamingError:
+        raise
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise NamingError(
             f"{text}: the arguments cannot be read; expected plain numbers, texts in quotes, True, False or None, as "
             "in HeavyBall(friction=0.5)."
         ) from error
+
+
+def _values(call: ast.Call, public: Mapping[str, Any]) -> tuple[list, dict[str, Any]]:
+    keywords = {str(keyword.arg): _value(keyword.value, public) for keyword in call.keywords}
+    return [_value(argument, public) for argument in call.args], keywords
+
+
+def _value(node: ast.expr, public: Mapping[str, Any]) -> Any:
+    if isinstance(node, (ast.List, ast.Tuple)):
+        values = [_value(item, public) for item in node.elts]
+        return values if isinstance(node, ast.List) else tuple(values)
+    if not isinstance(node, ast.Call):
+        return ast.literal_eval(node)
+    cls = public.get(node.func.id) if isinstance(node.func, ast.Name) else None
+    if not (isinstance(cls, type) and issubclass(cls, eqx.Module)):
+        raise ValueError(f"{ast.unparse(node.func)} is no part of the library")
+    return _made(ast.unparse(node), cls, *_values(node, public))
 
 
 def _plain(name: str) -> str:

@@ -103,6 +103,8 @@ def train(
     !!! example
 
         ```python
+        x = jnp.linspace(-1, 1, 100)[:, None]
+        y = jnp.sin(3 * x)
         model = eqx.nn.MLP(1, 1, 20, 2, jnp.tanh, key=jax.random.key(0))
         loss = lambda model, batch: jnp.mean((jax.vmap(model)(batch[0]) - batch[1]) ** 2)
         model, solution = odeopt.train(model, loss, (x, y), odeopt.Solver(odeopt.Adam()))

@@ -91,6 +91,13 @@ class TimedEnergy(Ball):
         return -self.friction * (1 + jnp.exp(-t)) * dot(state.memory, state.memory)
 
 
+class NoForce(Ball):
+    """The gradient is not read at all."""
+
+    def vector_field(self, t, state, oracle):
+        return State(state.memory, -self.friction * state.memory)
+
+
 class WrongFrictionDeclared(Ball):
     """Friction r / (t + 1) in the field, r in the dissipation."""
 
@@ -239,6 +246,8 @@ SIGN, DECLARED, DECLARATION = "sign of dV/dt", "dissipation, declared", "declara
 WRONG: dict[str, Wrong] = {
     "sign of the gradient": Wrong(Uphill, SIGN, "opposite sign of the gradient"),
     "sign of the force": Wrong(PushedUphill, SIGN, "opposite sign of the gradient"),
+    "no friction": Wrong(lambda: Ball(friction=0.0), SIGN, "nothing is dissipated"),
+    "gradient forgotten": Wrong(NoForce, "equilibria", "Does vector_field read oracle.gradient"),
     "negative friction": Wrong(lambda: Ball(friction=-0.3), SIGN, "friction or decay, has the wrong sign"),
     "half missing in the kinetic energy": Wrong(NoHalf, SIGN, "multiplied by about 0.5"),
     "kinetic part missing": Wrong(NoKineticEnergy, SIGN, "the kinetic part of V is missing"),
@@ -440,7 +449,6 @@ class Right:
 RIGHT: dict[str, Right] = {
     "gradient flow": Right(odeopt.GradientFlow),
     "heavy ball with a closed form": Right(lambda: odeopt.HeavyBall(friction=0.5)),
-    "heavy ball without friction": Right(lambda: Ball(friction=0.0)),
     "Adam at b = 3.9 a": Right(lambda: odeopt.Adam(momentum_rate=1.0, scaling_rate=3.9, epsilon=1e-3)),
     "Adam with open constant": Right(odeopt.Adam),
     "friction r / (t + 1)": Right(Nesterov),

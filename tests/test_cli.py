@@ -188,10 +188,14 @@ def test_flow_of_ones_own_is_the_same_as_the_one_of_the_library(tmp_path):
 
 
 PARTS = {
-    odeopt.AbstractFlow: [*(case.make for case in FLOWS.values())],
-    odeopt.AbstractScheme: [*SCHEMES.values()],
+    odeopt.AbstractFlow: [
+        *(case.make for case in FLOWS.values()),
+        lambda: odeopt.L2Regularised(odeopt.AdaptiveRestart(odeopt.Nesterov()), 0.3),
+    ],
+    odeopt.AbstractScheme: [*SCHEMES.values(), lambda: odeopt.KineticRescaling(odeopt.Leapfrog())],
     odeopt.AbstractController: [
-        *CONTROLLERS.values(),
+        # No text stands for a schedule of the user's.
+        *(make for name, make in CONTROLLERS.items() if name != "scheduled"),
         lambda: odeopt.ConstantStep(0.1 + 0.2),
         lambda: odeopt.LyapunovControl(shrink=1e22 / 3, maximum_step_size=float("inf")),
     ],

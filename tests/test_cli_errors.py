@@ -67,6 +67,8 @@ def refused_training(folder, *arguments) -> str:
         ("--flow", "HeavyBall(friction=1/2)", "arguments cannot be read"),
         ("--flow", "HeavyBall(**{'friction': 1})", "arguments cannot be read"),
         ("--flow", "HeavyBall(1)(2)", "arguments cannot be read"),
+        ("--flow", "L2Regularised(minimise(), 1)", "arguments cannot be read"),
+        ("--flow", "L2Regularised(HeavyBall(-1), 1)", "friction must be >= 0"),
         ("--flow", "", "cannot be read"),
         ("--flow", "HeavyBall(friction='high')", "HeavyBall"),
         ("--controller", "ConstantStep", "missing a required argument: 'step_size'"),

@@ -35,7 +35,7 @@ class PID(eqx.Module):
     !!! example
 
         ```python
-        odeopt.ErrorControl(pid=odeopt.PID(integral=1.0, proportional=0.0))
+        odeopt.AdaptiveControl(pid=odeopt.PID(integral=1.0, proportional=0.0))
         ```
     """
 

@@ -20,6 +20,9 @@ class AbstractConvexFunction(eqx.Module):
     !!! example "A scale for each parameter"
 
         ```python
+        from typing import Any
+
+
         class Weighted(odeopt.AbstractConvexFunction):
             weights: Any
 

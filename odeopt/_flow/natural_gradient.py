@@ -39,6 +39,9 @@ class NaturalGradient(AbstractMetricFlow):
     !!! example "A normal distribution, by mean and logarithm of the deviation"
 
         ```python
+        import lineax
+
+
         def fisher(parameters):
             mean, log_deviation = parameters
             return lineax.DiagonalLinearOperator((jnp.exp(-2 * log_deviation), jnp.asarray(2.0)))

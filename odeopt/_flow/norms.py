@@ -28,6 +28,13 @@ class L1Norm(AbstractConvexFunction):
     \[ K = |m|_1, \qquad \nabla K = \operatorname{sign}(m), \qquad K^* = 0 \text{ on } |u|_\infty \le 1 \]
 
     Source: Chen, Liu, Liang and Liu (2024), Lion secretly solves constrained optimization: as Lyapunov predicts.
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.LionK(odeopt.L1Norm()), controller=odeopt.ConstantStep(1e-3))  # Lion's sign
+        solution = odeopt.minimise(lambda x, _: jnp.sum(x**2), solver, jnp.ones(2), max_steps=500, throw=False)
+        ```
     """
 
     def value(self, momentum: PyTree) -> Array:
@@ -98,6 +105,13 @@ class SmoothL1Norm(AbstractSmoothNorm):
     **Arguments:** `smoothing`: \(d > 0\), in units of the gradient. `None` (default): 0.03 of the root mean square of
     the first gradient. **Raises:** `ValueError` if it is out of range. Source: Chen, Liu, Liang and Liu (2024), Lion
     secretly solves constrained optimization: as Lyapunov predicts.
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.LionK(odeopt.SmoothL1Norm()))
+        solution = odeopt.minimise(lambda x, _: jnp.sum(x**2), solver, jnp.ones(2))
+        ```
     """
 
     smoothing: Array | None = eqx.field(converter=hyperparameter, default=None)
@@ -129,6 +143,13 @@ class SmoothL2Norm(AbstractSmoothNorm):
     first gradient. **Raises:** `ValueError` if it is out of range. Source: Cutkosky and Mehta (2020), Momentum improves
     normalized SGD; Chen, Liu, Liang and Liu (2024), Lion secretly solves constrained optimization: as Lyapunov
     predicts.
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.LionK(odeopt.SmoothL2Norm()))
+        solution = odeopt.minimise(lambda x, _: jnp.sum(x**2), solver, jnp.ones(2))
+        ```
     """
 
     smoothing: Array | None = eqx.field(converter=hyperparameter, default=None)

@@ -26,6 +26,13 @@ class NuclearNorm(AbstractConvexFunction):
     of more than two axes are folded to their first axis against all others; vectors are matrices of one column, with
     the Euclidean norm; scalars have the absolute value. Source: Chen, Li and Liu (2025), Muon optimizes under spectral
     norm constraints.
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.LionK(odeopt.NuclearNorm()), controller=odeopt.ConstantStep(1e-3))  # Muon
+        solution = odeopt.minimise(lambda x, _: jnp.sum(x**2), solver, jnp.eye(2), max_steps=500, throw=False)
+        ```
     """
 
     def value(self, momentum: PyTree) -> Array:
@@ -71,6 +78,13 @@ class SmoothNuclearNorm(AbstractSmoothNorm):
 
     **Raises:** `ValueError` if an argument is out of range. Source: Jordan et al. (2024), Muon: an optimizer for hidden
     layers in neural networks; Chen, Li and Liu (2025), Muon optimizes under spectral norm constraints.
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.LionK(odeopt.SmoothNuclearNorm()))
+        solution = odeopt.minimise(lambda x, _: jnp.sum(x**2), solver, jnp.eye(2))
+        ```
     """
 
     smoothing: Array | None = eqx.field(converter=hyperparameter, default=None)

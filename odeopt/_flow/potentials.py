@@ -21,6 +21,9 @@ class AbstractPotential(eqx.Module):
     !!! example "The potential of gradient flow, with a scale for each parameter"
 
         ```python
+        from typing import Any
+
+
         class Weighted(odeopt.AbstractPotential):
             weights: Any
 
@@ -60,6 +63,13 @@ class Entropy(AbstractPotential):
 
     All parameters stay positive. Source: Kivinen and Warmuth (1997), Exponentiated gradient versus gradient descent for
     linear predictors.
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.MirrorFlow(odeopt.Entropy()))  # for positive parameters
+        solution = odeopt.minimise(lambda x, _: jnp.sum((x - 0.5) ** 2), solver, jnp.ones(2))
+        ```
     """
 
     def gradient(self, position: PyTree) -> PyTree:
@@ -86,6 +96,15 @@ class SimplexEntropy(AbstractPotential):
     The last axis of every array of parameters is one distribution: its entries stay positive, and their sum what it is
     at the start. Source: Kivinen and Warmuth (1997); Hofbauer and Sigmund (1998), Evolutionary games and
     population dynamics.
+
+    !!! example
+
+        ```python
+        cost = jnp.array([1.0, 2.0, 3.0])
+        solver = odeopt.Solver(odeopt.MirrorFlow(odeopt.SimplexEntropy()))  # for probabilities
+        start = jnp.full(3, 1 / 3)
+        solution = odeopt.minimise(lambda p, _: cost @ p + jnp.sum(p**2), solver, start, throw=False)
+        ```
     """
 
     def gradient(self, position: PyTree) -> PyTree:
@@ -125,6 +144,13 @@ class HyperbolicEntropy(AbstractPotential):
 
     **Arguments:** `scale`: \(b > 0\), in units of the parameters. **Raises:** `ValueError` if it is out of range.
     Source: Ghai, Hazan and Singer (2020), Exponentiated gradient meets gradient descent.
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.MirrorFlow(odeopt.HyperbolicEntropy(scale=0.1)))
+        solution = odeopt.minimise(lambda x, _: jnp.sum((x - 0.5) ** 2), solver, jnp.ones(2))
+        ```
     """
 
     scale: Array = eqx.field(converter=hyperparameter)
@@ -158,6 +184,13 @@ class PNorm(AbstractPotential):
     **Arguments:** `power`: \(1 < p \le 2\); gradient flow for 2. **Raises:** `ValueError` if it is out of range.
     Source: Grove, Littlestone and Schuurmans (2001), General convergence results for linear discriminant updates;
     Gentile (2003), The robustness of the p-norm algorithms.
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.MirrorFlow(odeopt.PNorm(power=1.5)))
+        solution = odeopt.minimise(lambda x, _: jnp.sum((x - 0.5) ** 2), solver, jnp.ones(2))
+        ```
     """
 
     power: Array = eqx.field(converter=hyperparameter)

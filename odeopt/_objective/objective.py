@@ -18,6 +18,28 @@ class AbstractObjective(eqx.Module):
     `evaluation` is `"linearised"` (the forward pass of a trial is kept and transposed if the step is accepted: a
     rejected trial costs one forward pass, an accepted one a forward and a backward pass) or `"lazy"` (nothing is
     kept: an accepted trial costs two forward passes and one backward pass, in less memory).
+
+    !!! example
+
+        ```python
+        from typing import ClassVar
+
+
+        class Misfit(odeopt.AbstractObjective):
+            matrix: jax.Array
+            target: jax.Array
+            evaluation: ClassVar[str] = "lazy"
+
+            def value(self, parameters):
+                return 0.5 * jnp.sum((self.matrix @ parameters - self.target) ** 2)
+
+            def auxiliary(self, parameters):
+                return None
+
+
+        misfit = Misfit(jnp.eye(2), jnp.ones(2))
+        solution = odeopt.minimise(misfit, odeopt.Solver(odeopt.HeavyBall()), jnp.zeros(2))
+        ```
     """
 
     @property

@@ -20,6 +20,13 @@ class AEGDStep(AbstractScheme):
 
     exactly and for every \(\eta > 0\), with the step size \(\eta\); likewise elementwise. Order 1, one gradient a step.
     (Liu and Tian, 2020, AEGD: adaptive gradient descent with energy.)
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.AEGD(shift=1.0), odeopt.AEGDStep(), odeopt.ConstantStep(0.1))
+        solution = odeopt.minimise(lambda x, _: jnp.sum(x**2), solver, jnp.ones(2))
+        ```
     """
 
     order: ClassVar[int] = 1

@@ -41,6 +41,28 @@ class AbstractScheme(eqx.Module):
 
     **Class attributes:** `order`: of convergence on smooth flows; `gradients_per_step`: how many gradients an
     accepted step costs, the one at the current point included.
+
+    !!! example
+
+        ```python
+        from typing import ClassVar
+
+
+        class MyMidpoint(odeopt.AbstractScheme):  # for flows without memory
+            order: ClassVar[int] = 2
+            gradients_per_step: ClassVar[int] = 2
+
+            def step(self, flow, t, step_size, state, oracle, learnt=None):
+                here = flow.vector_field(t, state, oracle).position
+                middle = jax.tree.map(lambda x, v: x + 0.5 * step_size * v, state.position, here)
+                there = flow.vector_field(t + 0.5 * step_size, odeopt.State(middle), oracle.at(middle)).position
+                end = jax.tree.map(lambda x, v: x + step_size * v, state.position, there)
+                return odeopt.Trial(odeopt.State(end), oracle.at(end))
+
+
+        solver = odeopt.Solver(odeopt.GradientFlow(), MyMidpoint())
+        solution = odeopt.minimise(lambda x, _: jnp.sum(x**2), solver, jnp.ones(2))
+        ```
     """
 
     order: eqx.AbstractClassVar[int]

@@ -26,6 +26,13 @@ class ExponentialEuler(AbstractScheme):
     time too. Order 1, one gradient a step, unconditionally stable in the rates; at constant step heavy ball is SGD with
     momentum and Adam's flow is Adam. Memory without a rate is advanced by semi-implicit Euler.
     (Hochbruck and Ostermann, 2010, Exponential integrators.)
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.Adam(), odeopt.ExponentialEuler())
+        solution = odeopt.minimise(lambda x, _: jnp.sum(x**2), solver, jnp.ones(2))
+        ```
     """
 
     order: ClassVar[int] = 1

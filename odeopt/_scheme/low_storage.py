@@ -112,7 +112,15 @@ class LowStorageRK(AbstractScheme):
 
 
 class WilliamsonRK3(LowStorageRK):
-    """Williamson's method of order 3 in two registers, three stages, all weights positive (1980, case 7)."""
+    """Williamson's method of order 3 in two registers, three stages, all weights positive (1980, case 7).
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.WilliamsonRK3())
+        solution = odeopt.minimise(lambda x, _: jnp.sum(x**2), solver, jnp.ones(2))
+        ```
+    """
 
     def __init__(self):
         super().__init__((0.0, -5 / 9, -153 / 128), (1 / 3, 15 / 16, 8 / 15), order=3)
@@ -122,6 +130,13 @@ class CarpenterKennedyRK4(LowStorageRK):
     """Carpenter and Kennedy's method of order 4 in two registers, five stages, all weights positive.
 
     Also known as CK54 or 2N54. (Carpenter and Kennedy, 1994, Fourth-order 2N-storage Runge-Kutta schemes, solution 3.)
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.CarpenterKennedyRK4())
+        solution = odeopt.minimise(lambda x, _: jnp.sum(x**2), solver, jnp.ones(2))
+        ```
     """
 
     def __init__(self):

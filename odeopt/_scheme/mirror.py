@@ -18,6 +18,13 @@ class MirrorEuler(AbstractScheme):
 
     Order 1, one gradient a step; the domain of the potential is kept at every step size. (Nemirovski and Yudin, 1983,
     Problem complexity and method efficiency in optimization.)
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.MirrorFlow(odeopt.Entropy()), odeopt.MirrorEuler())
+        solution = odeopt.minimise(lambda x, _: jnp.sum((x - 0.5) ** 2), solver, jnp.ones(2))
+        ```
     """
 
     order: ClassVar[int] = 1

@@ -18,6 +18,13 @@ class SemiImplicitEuler(AbstractScheme):
     Order 1, one gradient a step. Without memory it is explicit Euler. From rest it lowers the energy of a heavy ball
     by \(h^2 |g|^2 / 2\) to leading order, where explicit Euler raises it at every step size.
     (Hairer, Lubich, Wanner, 2006, Geometric Numerical Integration, I.1.)
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.HeavyBall(), odeopt.SemiImplicitEuler())
+        solution = odeopt.minimise(lambda x, _: jnp.sum(x**2), solver, jnp.ones(2))
+        ```
     """
 
     order: ClassVar[int] = 1

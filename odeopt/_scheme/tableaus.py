@@ -17,6 +17,13 @@ class Euler(ExplicitRK):
     A flow that starts at rest (heavy ball) raises its energy at every step size: use a semi-implicit scheme there.
     The error estimate \(\tfrac h2 (F(t + h, y^+) - F(t, y))\) reads the gradient at the end of the step, which the next
     step needs anyway: it is free where the step is accepted.
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler())
+        solution = odeopt.minimise(lambda x, _: jnp.sum(x**2), solver, jnp.ones(2))
+        ```
     """
 
     def __init__(self):
@@ -45,28 +52,60 @@ class Euler(ExplicitRK):
 
 
 class Heun(ExplicitRK):
-    """Heun's method (explicit trapezoidal rule), order 2, two stages, with an embedded Euler estimate."""
+    """Heun's method (explicit trapezoidal rule), order 2, two stages, with an embedded Euler estimate.
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.Heun())
+        solution = odeopt.minimise(lambda x, _: jnp.sum(x**2), solver, jnp.ones(2))
+        ```
+    """
 
     def __init__(self):
         super().__init__(diffrax.Heun.tableau, order=2)
 
 
 class Midpoint(ExplicitRK):
-    """The explicit midpoint rule (modified Euler), order 2, two stages."""
+    """The explicit midpoint rule (modified Euler), order 2, two stages.
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.Midpoint())
+        solution = odeopt.minimise(lambda x, _: jnp.sum(x**2), solver, jnp.ones(2))
+        ```
+    """
 
     def __init__(self):
         super().__init__(diffrax.Midpoint.tableau, order=2)
 
 
 class Ralston(ExplicitRK):
-    """Ralston's method, order 2, two stages, smallest error bound among them."""
+    """Ralston's method, order 2, two stages, smallest error bound among them.
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.Ralston())
+        solution = odeopt.minimise(lambda x, _: jnp.sum(x**2), solver, jnp.ones(2))
+        ```
+    """
 
     def __init__(self):
         super().__init__(diffrax.Ralston.tableau, order=2)
 
 
 class Bosh3(ExplicitRK):
-    """Bogacki and Shampine's 3(2) method, order 3, three gradients a step (first same as last)."""
+    """Bogacki and Shampine's 3(2) method, order 3, three gradients a step (first same as last).
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.Bosh3())
+        solution = odeopt.minimise(lambda x, _: jnp.sum(x**2), solver, jnp.ones(2))
+        ```
+    """
 
     def __init__(self):
         super().__init__(diffrax.Bosh3.tableau, order=3)
@@ -79,6 +118,13 @@ class SSPRK33(ExplicitRK):
     raise, the whole step does not raise either. (Shu and Osher, 1988, Efficient implementation of essentially
     non-oscillatory shock-capturing schemes; Gottlieb, Shu, Tadmor, 2001, Strong stability-preserving high-order time
     discretization methods.)
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.SSPRK33())
+        solution = odeopt.minimise(lambda x, _: jnp.sum(x**2), solver, jnp.ones(2))
+        ```
     """
 
     def __init__(self):
@@ -86,21 +132,45 @@ class SSPRK33(ExplicitRK):
 
 
 class RK4(ExplicitRK):
-    """The classical Runge-Kutta method, order 4, four stages, no error estimate."""
+    """The classical Runge-Kutta method, order 4, four stages, no error estimate.
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.RK4())
+        solution = odeopt.minimise(lambda x, _: jnp.sum(x**2), solver, jnp.ones(2))
+        ```
+    """
 
     def __init__(self):
         super().__init__(_RK4, order=4)
 
 
 class Dopri5(ExplicitRK):
-    """Dormand and Prince's 5(4) method, order 5, six gradients a step (first same as last); one weight is negative."""
+    """Dormand and Prince's 5(4) method, order 5, six gradients a step (first same as last); one weight is negative.
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.Dopri5())
+        solution = odeopt.minimise(lambda x, _: jnp.sum(x**2), solver, jnp.ones(2))
+        ```
+    """
 
     def __init__(self):
         super().__init__(diffrax.Dopri5.tableau, order=5)
 
 
 class Tsit5(ExplicitRK):
-    """Tsitouras' 5(4) method, order 5, six gradients a step (first same as last); one weight is negative."""
+    """Tsitouras' 5(4) method, order 5, six gradients a step (first same as last); one weight is negative.
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.Tsit5())
+        solution = odeopt.minimise(lambda x, _: jnp.sum(x**2), solver, jnp.ones(2))
+        ```
+    """
 
     def __init__(self):
         super().__init__(diffrax.Tsit5.tableau, order=5)

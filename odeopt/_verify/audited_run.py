@@ -124,6 +124,9 @@ def run_checks(run: AuditedRun, controller: AbstractController, claimed: bool) -
 def _dissipates(run: AuditedRun) -> Check:
     name = "dV/dt along the run"
     count = len(run.dissipation)
+    if not np.all(np.isfinite(run.dissipation)):
+        lost = int(np.sum(~np.isfinite(run.dissipation)))
+        return Check(name, False, f"not a finite number in {lost} of {count} states")
     if len(run.rising) == 0:
         return Check(name, True, f"never positive in {count} states, {np.min(run.dissipation):.3g} at the least")
     first = run.rising[0]
@@ -169,6 +172,6 @@ def _how_often_it_rises(run: AuditedRun, controller: AbstractController) -> Chec
     return Check(
         "energy along the run",
         None,
-        f"{type(controller).__name__} keeps steps whatever the energy does: it rises in {run.rises} of "
+        f"{type(controller).__name__} may keep a step in which the energy rises: it does in {run.rises} of "
         f"{len(run.change)}, from {run.energy[0]:.6g} to {run.energy[-1]:.6g} in all",
     )

@@ -132,6 +132,8 @@ def equivalence(
     !!! example
 
         ```python
+        import math
+
         beta = math.exp(-0.5 * 0.1)
         sgd = optax.sgd(0.1 * (1 - beta) / 0.5, momentum=beta)
         result = odeopt.equivalence(odeopt.HeavyBall(friction=0.5), odeopt.ExponentialEuler(), sgd, step_size=0.1)

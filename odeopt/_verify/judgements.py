@@ -46,8 +46,9 @@ def reached(survey: Survey) -> Check:
         return Check(
             name,
             False,
-            "no solution leaves its start: the vector field is not finite at t = 0 or the solution ends at once. A "
-            "friction r/t is finite at the start if written r / max(t, t0) or r / (t + t0).",
+            "no solution leaves its start: the vector field or dV/dt is not finite there, or the solution ends at "
+            "once. A norm that is zero at rest has no derivative (write its square as a sum of squares), and a "
+            "friction r/t is finite at t = 0 if written r / max(t, t0) or r / (t + t0).",
         )
     message = f"{np.sum(random) - outside} random states, and {np.sum(lanes)} along {len(lanes)} solutions"
     dropped = [
@@ -57,7 +58,7 @@ def reached(survey: Survey) -> Check:
             (outside, "random states, at which the objective is not a finite number"),
             (
                 np.sum(~lanes[:, -1]),
-                f"solutions, which were followed for a part of the time ({MAX_STEPS} steps between nodes)",
+                f"ends of solutions, which {MAX_STEPS} steps between nodes did not reach",
             ),
         )
         if count
@@ -115,8 +116,20 @@ def sign(survey: Survey, explain) -> Check:
         return Check(name, None, "claimed on convex objectives only; this one is not known to be convex")
     wrong = judged & (rate > TOLERANCE)
     where = "convex objectives" if survey.certificate == "convex_only" else "objectives convex and not"
+    if np.all(np.abs(rate[judged]) <= TOLERANCE):
+        return Check(
+            name,
+            False,
+            f"dV/dt = 0 at all of {np.sum(judged)} states: nothing is dissipated, so that no solution comes to rest. "
+            "Is a friction missing in vector_field?",
+        )
     if not np.any(wrong):
-        return Check(name, True, f"dV/dt <= 0 at all of {np.sum(judged)} states ({where}, near critical points too)")
+        return Check(
+            name,
+            True,
+            f"dV/dt <= 0 at all of {np.sum(judged)} states that have not come to rest ({where}, near critical points "
+            "too)",
+        )
     return Check(
         name,
         False,
@@ -207,9 +220,10 @@ def equilibria(survey: Survey) -> Check:
             wrong.append(f"stationarity vanishes at a critical point of the {title}, which the flow leaves")
     wrong += _ends(survey, index)
     if wrong:
-        return Check(
-            name, False, "; ".join(wrong) + ". Declare `stationarity` so that it vanishes where the flow rests"
-        )
+        advice = "Declare `stationarity` so that it vanishes where the flow rests"
+        if any("does not leave" in what for what in wrong):
+            advice = "Does vector_field read oracle.gradient, with its sign?"
+        return Check(name, False, f"{'; '.join(wrong)}. {advice}")
     return Check(
         name, True, "the flow rests exactly where its stationarity vanishes, and solutions tend to both at once"
     )
@@ -220,6 +234,8 @@ def _ends(survey: Survey, index: np.ndarray) -> list[str]:
     wrong = []
     speed, stationarity = survey.along("speed"), survey.along("stationarity")
     for lane in np.flatnonzero(survey.moving & survey.terrain.convex[index] & survey.trajectories.reached[:, -1]):
+        if not (np.max(speed[lane]) > 0 and np.max(stationarity[lane]) > 0):
+            continue
         slow = speed[lane, -1] / np.max(speed[lane])
         close = stationarity[lane, -1] / np.max(stationarity[lane])
         # Three and more orders of magnitude apart: no difference of exponents of one decay.
@@ -238,7 +254,8 @@ def strictness(survey: Survey) -> Check:
     rate, steepness = np.abs(survey.along("rate"))[:, 0], survey.along("steepness")[:, 0]
     level = survey.moving & (steepness > 0) & (rate <= LEVEL * steepness)
     random = survey.finite & (survey.rates.steepness > 0)
-    share = np.mean((np.abs(survey.rates.rate) <= LEVEL * survey.rates.steepness)[random])
+    flat = np.abs(survey.rates.rate) <= LEVEL * survey.rates.steepness
+    share = np.sum(flat & random) / max(np.sum(random), 1)
     if np.any(level):
         return Check(
             name,

@@ -9,6 +9,8 @@ import numpy as np
 from .._controller.base import AbstractController
 from .._flow.base import State
 from .._scheme.base import AbstractScheme
+from .._scheme.exponential import ExponentialEuler
+from .._scheme.semi_implicit import SemiImplicitEuler
 from .attempt import EPS, OPERATIONS, attempt_all
 from .check import Check
 from .follow import change_along_flow
@@ -121,12 +123,16 @@ def _starts(rest: LargestSteps, scheme: AbstractScheme) -> Check:
         return Check(
             name, False, f"{where}: the flow itself raises its declared energy there (check signs and factors)"
         )
+    advice = (
+        "Is this the energy of the vector field, and finite there?"
+        if isinstance(scheme, (SemiImplicitEuler, ExponentialEuler)) or scheme.order > 1
+        else "use SemiImplicitEuler or ExponentialEuler (memory first), or a Runge-Kutta scheme of order 2 or more."
+    )
     return Check(
         name,
         False,
         f"dead lock: {where}, whatever its length, so that a run cannot start. {type(scheme).__name__} does not lower "
-        "this energy from rest: use SemiImplicitEuler or ExponentialEuler (memory first), or a Runge-Kutta scheme of "
-        "order 2 or more.",
+        f"this energy from rest: {advice}",
     )
 
 

@@ -130,7 +130,7 @@ def audit_steps(
     checks = (*run_checks(run, controller, claimed), *ratio_checks(ratio, scheme))
     names = (type(system.flow).__name__, type(scheme).__name__, type(controller).__name__)
     if not controller.monotone:
-        nothing = f"{names[2]} keeps every step: no step size fails"
+        nothing = f"{names[2]} may keep steps in which the energy rises: no largest step size is looked for"
         return StepAudit(*names, run, ratio, None, None, (*checks, Check("acceptance test", None, nothing)))
     along = _along_the_run(system, scheme, controller, run)
     rest = _from_rest(system, scheme, controller, states)

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .._verify.judgements import TOLERANCE
 from ._run import BLUE, GREY, VERMILION
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def _draw_sign(axes: Axes, audit: "EnergyAudit") -> None:
     if len(rate) == 0:
         _nothing(axes, "no sign was judged")
         return
-    above = rate > 0
+    # Less is rounding, as for the judgement.
+    above = rate > TOLERANCE
     thinned = np.zeros(len(rate), bool)
     thinned[:: max(len(rate) // DRAWN, 1)] = True
     # A gradient that is exactly zero has no place on a logarithmic axis.
