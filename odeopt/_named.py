@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import difflib
 import importlib.util
 import inspect
 import re
@@ -47,6 +48,11 @@ def build(text: str, kind: type, public: Mapping[str, Any]) -> Any:
     text = text.strip()
     from_file = _FROM_FILE.fullmatch(text)
     named = from_file or _BY_NAME.fullmatch(text)
+    if text.endswith(".py"):
+        defined = _own_classes(_load(Path(text).resolve(), text), kind)
+        raise NamingError(
+            f"{text}: expected FILE.py:CLASS; the file defines the {_word(kind)}s: {', '.join(defined) or 'none'}."
+        )
     if named is None:
         raise NamingError(
             f"{text!r} cannot be read; expected a name such as {_example(kind, public)}, a name with arguments such as "
@@ -170,9 +176,11 @@ def _class(name: str, kind: type, public: Mapping[str, Any]) -> type:
     choices = available(kind, public)
     found = {_plain(choice): value for choice, value in choices.items()}.get(_plain(name))
     if found is None:
+        close = difflib.get_close_matches(_plain(name), [_plain(choice) for choice in choices], n=1)
+        meant = next((f" Did you mean {choice}?" for choice in choices if close == [_plain(choice)]), "")
         raise NamingError(
-            f"{name!r} is no {_word(kind)} of odeopt; available are {', '.join(sorted(choices))}. Choose one of them, "
-            "or name a class of your own as FILE.py:CLASS."
+            f"{name!r} is no {_word(kind)} of odeopt.{meant} Available are {', '.join(sorted(choices))}. Choose one of "
+            "them, or name a class of your own as FILE.py:CLASS."
         )
     return found
 
@@ -181,13 +189,17 @@ def _class_in_file(file: str, name: str, kind: type) -> type:
     module = _load(Path(file).resolve(), file)
     cls = getattr(module, name, None)
     if not (isinstance(cls, type) and issubclass(cls, kind)):
-        own = [key for key, value in available(kind, vars(module)).items() if value.__module__ == module.__name__]
+        own = _own_classes(module, kind)
         given = "does not exist" if cls is None else f"is no subclass of odeopt.{kind.__name__}"
         raise NamingError(
             f"{file}:{name}: {name} {given}. The file defines the {_word(kind)}s: {', '.join(own) or 'none'}. Name one "
             f"of them, or derive the class from odeopt.{kind.__name__}."
         )
     return cls
+
+
+def _own_classes(module: ModuleType, kind: type) -> list[str]:
+    return [key for key, value in available(kind, vars(module)).items() if value.__module__ == module.__name__]
 
 
 def _load(path: Path, given: str) -> ModuleType:
@@ -200,11 +212,15 @@ def _load(path: Path, given: str) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up there
+    # Its neighbours can be imported, as from a file that Python is started with.
+    sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
         raise NamingError(f"{given} cannot be run: {describe(error, path)}. Mend the file and try again.") from error
+    finally:
+        sys.path.remove(str(path.parent))
     return module
 
 

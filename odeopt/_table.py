@@ -168,10 +168,11 @@ def read_csv(file: Path) -> Table:
     if not lines:
         raise DataError(f"{file} is empty; expected a header line with the names of the columns, then the examples.")
     (_, header), rows = lines[0], lines[1:]
-    if all(_is_number(name) for name in header):
+    # The last column, the target, may be a text in a line of data too.
+    if all(_is_number(name) for name in header[:-1] or header):
         raise DataError(
-            f"{file}: the first line holds numbers only; expected a header line with the names of the columns. Put "
-            "one above the examples."
+            f"{file}: the first line holds numbers; expected a header line with the names of the columns. Put one "
+            "above the examples."
         )
     if len(set(header)) < len(header):
         twice = next(name for name in header if header.count(name) > 1)

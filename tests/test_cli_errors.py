@@ -55,9 +55,9 @@ def refused_training(folder, *arguments) -> str:
 @pytest.mark.parametrize(
     ("option", "text", "expected"),
     [
-        ("--flow", "adamant", "available are AEGD, AMSGrad, AdaGrad, "),
-        ("--scheme", "adamant", "available are AEGDStep, AveragedField, Bosh3, "),
-        ("--controller", "adamant", "available are AdaptiveControl, AverageControl, ConstantStep, "),
+        ("--flow", "adamant", "no flow of odeopt. Did you mean Adam? Available are AEGD, AMSGrad, AdaGrad, "),
+        ("--scheme", "adamant", "Available are AEGDStep, AveragedField, Bosh3, "),
+        ("--controller", "adamant", "Available are AdaptiveControl, AverageControl, BalanceControl, "),
         ("--flow", "Heun", "no flow of odeopt"),
         ("--flow", "AbstractFlow", "no flow of odeopt"),
         ("--flow", "HeavyBall(friction=", "expected a name such as HeavyBall"),
@@ -123,6 +123,19 @@ def test_argument_that_lacks_its_type_in_the_class_is_explained(tmp_path):
     assert "`mass: float = 1.0`" in message
 
 
+def test_file_without_the_name_of_a_class_is_answered_with_those_it_has(tmp_path):
+    (tmp_path / "mine.py").write_text(MY_FLOW)
+    message = refused_training(tmp_path, "--flow", tmp_path / "mine.py")
+    assert "expected FILE.py:CLASS; the file defines the flows: MyFlow" in message
+
+
+def test_file_of_ones_own_may_import_its_neighbours(tmp_path):
+    (tmp_path / "neighbour_of_mine.py").write_text(MY_FLOW)
+    (tmp_path / "mine.py").write_text("from neighbour_of_mine import MyFlow\n\n\nclass Mine(MyFlow):\n    pass\n")
+    outcome = train(tmp_path / "run", "--flow", f"{tmp_path / 'mine.py'}:Mine", steps=2)
+    assert outcome.exit_code == 0, outcome.output
+
+
 def test_class_that_a_file_lacks_is_answered_with_those_it_has(tmp_path):
     (tmp_path / "mine.py").write_text(MY_FLOW)
     assert "The file defines the flows: MyFlow" in refused_training(tmp_path, "--flow", f"{tmp_path / 'mine.py'}:Mine")
@@ -133,6 +146,7 @@ def test_class_that_a_file_lacks_is_answered_with_those_it_has(tmp_path):
     [
         ("data.csv", "", "is empty"),
         ("data.csv", "a,b\n", "no examples"),
+        ("data.csv", "1,2,x\n3,4,y\n", "the first line holds numbers"),
         ("data.csv", "a,b\n1,2\n3,\n", "line 3, column 'b': the value is missing"),
         ("data.csv", "a,größe,b\n1,x,2\n", "column 'größe': 'x' is not a number"),
         ("data.csv", "a,b\n1,2\n3,4\n", "expected at least 5"),

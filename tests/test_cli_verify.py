@@ -108,6 +108,11 @@ def test_a_recommendation_that_fails_is_a_failed_check(tmp_path):
     assert "LookupError: no scheme fits" in words(outcome.stdout)
 
 
+def test_report_of_another_kind_is_refused_before_the_work(tmp_path):
+    message = refused(tmp_path, "verify", "HeavyBall", "--out", tmp_path / "report.txt")
+    assert "report.txt is neither FILE.md nor the name of a folder" in message
+
+
 def test_quiet_prints_the_verdict_and_nothing_else(unusable):
     outcome = run("verify", unusable, "--quiet")
     assert re.fullmatch(r"MyFlow\(friction=1\.0\): 1 check failed \(\d+ s\)\n", outcome.output)
@@ -116,7 +121,7 @@ def test_quiet_prints_the_verdict_and_nothing_else(unusable):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["adamant"], "'adamant' is no flow of odeopt; available are "),
+        (["adamant"], "'adamant' is no flow of odeopt. Did you mean Adam? Available are "),
         (["HeavyBall(friction=-1)"], "friction must be >= 0"),
         (["absent.py:MyFlow"], "absent.py does not exist"),
         (["HeavyBall", "--scheme", "adamant"], "'adamant' is no scheme of odeopt"),

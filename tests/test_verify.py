@@ -15,6 +15,7 @@ import odeopt.plot
 from odeopt import State
 from odeopt._verify.check import Check
 from odeopt._verify.report import Report, Section
+from odeopt._verify.verify import _evaluation
 
 PARTS = ("declaration", "energy", "order", "steps", "equivalence")
 
@@ -184,3 +185,25 @@ def test_the_columns_of_all_sections_stand_below_each_other(verified, width):
         for check in section.checks:
             line = next(line for line in lines if f"  {check.name[:20]}" in line)
             assert line.index(check.message[:10]) == 38, line
+
+
+class Alone(odeopt.AbstractFlow):
+    """Written for one array, as a first try often is."""
+
+    def init(self, params):
+        return odeopt.State(params, 0 * params)
+
+    def vector_field(self, t, state, oracle):
+        return odeopt.State(state.memory, -(state.memory**3) - oracle.gradient)
+
+    def energy(self, t, state, oracle):
+        return oracle.value + 0.5 * jnp.sum(state.memory**2)
+
+
+def test_a_flow_for_one_array_is_told_that_models_have_several():
+    declaration, several = _evaluation(Alone(), None).checks
+    assert declaration.passed
+    assert several.passed is None
+    assert "jax.tree.map" in several.message
+    assert "test_verify.py, line" in several.message
+    assert len(_evaluation(odeopt.HeavyBall(), None).checks) == 1

@@ -1,6 +1,8 @@
 """What `odeopt train` prints, and where it puts the run."""
 
+import json
 import shlex
+import sys
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -39,10 +41,17 @@ def what_to_do_next(experiment: Experiment, folder: Path) -> str:
     beginning = f"The run is in {folder}: look at picture.png, and predict"
     if experiment.options.data is not None:
         return f"{beginning} with: odeopt predict {shlex.quote(str(folder))} --data FILE"
-    return (
-        f"{beginning} in Python:\nimport odeopt, sklearn.datasets; "
-        f"print(odeopt.load({str(folder)!r}).labels(sklearn.datasets.load_digits().data[:20]))"
+    code = (
+        "import odeopt, sklearn.datasets; "
+        f"print(odeopt.load({json.dumps(str(folder))}).labels(sklearn.datasets.load_digits().data[:20]))"
     )
+    return f"{beginning} with:\n{shlex.join([_python(), '-c', code])}"
+
+
+def _python() -> str:
+    """The interpreter that has odeopt, as short as it can be written from here."""
+    here, executable = Path.cwd(), Path(sys.executable)
+    return str(executable.relative_to(here)) if executable.is_relative_to(here) else str(executable)
 
 
 def summary(experiment: Experiment, outcome: Outcome) -> Table:

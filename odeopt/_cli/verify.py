@@ -59,6 +59,8 @@ def check_new_report(out: Path) -> None:
     **Raises:** `RunFolderError` if something is there already, or the place is not writable.
     """
     if not _is_file(out):
+        if out.suffix:
+            raise RunFolderError(f"{out} is neither FILE.md nor the name of a folder. Choose another name for --out.")
         check_new(out)
         return
     for file in (out, out.with_suffix(".png")):

@@ -9,7 +9,7 @@ import numpy as np
 from .._flow.base import AbstractFlow
 from . import judgements
 from .case import as_case
-from .check import Check, all_passed
+from .check import Check, all_passed, told
 from .counterexample import CounterExample, counterexample
 from .diagnosis import explain_mismatch, explain_rise
 from .judgements import TOLERANCE
@@ -248,7 +248,7 @@ def _cannot_be_evaluated(flow: AbstractFlow, error: Exception) -> EnergyAudit:
     return EnergyAudit(
         flow=type(flow).__name__,
         certificate=flow.certificate,
-        checks=(Check("declaration", False, f"{type(error).__name__}: {error}"),),
+        checks=(Check("declaration", False, told(error)),),
         counterexample=None,
         rows=(),
         relative_rate=nothing,

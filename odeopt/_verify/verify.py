@@ -4,19 +4,21 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
+
 from .._controller.base import AbstractController
 from .._flow.base import AbstractFlow
 from .._named import text_of
 from .._scheme.base import AbstractScheme
 from .._solver import Solver
 from .case import as_case, system_of
-from .check import Check
+from .check import Check, told
 from .convergence import convergence_order
 from .energy import audit_energy
 from .equivalence import equivalence
 from .report import Report, Section
 from .steps import audit_steps
-from .system import in_double_precision
+from .system import in_double_precision, system
 
 DECLARATION = "Declaration"
 
@@ -99,15 +101,29 @@ def _evaluation(flow: AbstractFlow, problem: tuple | None) -> Section:
     try:
         system_of(flow, problem)
     except Exception as error:  # the user's own code may raise anything
-        check = Check(name, False, f"{type(error).__name__}: {error}")
+        checks = (Check(name, False, told(error)),)
     else:
-        check = Check(name, True, "all methods return what they should")
-    return Section(DECLARATION, (check,), part="declaration")
+        checks = (Check(name, True, "all methods return what they should"),)
+        # Where the user names no parameters, the declaration is for any; those of a problem are what they are.
+        if problem is None:
+            checks += _of_several_arrays(flow)
+    return Section(DECLARATION, checks, part="declaration")
+
+
+def _of_several_arrays(flow: AbstractFlow) -> tuple[Check, ...]:
+    """Whether a flow that works on one array works on a model too."""
+    parameters = {"weights": jnp.ones((2, 3)), "biases": jnp.ones(2)}
+    try:
+        system(flow, lambda y, _: jnp.sum(y["weights"] ** 2) + jnp.sum(jnp.cos(y["biases"])), parameters)
+    except Exception as error:  # the user's own code may raise anything
+        advice = "A model has several: compute leaf by leaf, with jax.tree.map"
+        return (Check("parameters of several arrays", None, f"the declaration fails on them: {told(error)}. {advice}"),)
+    return ()
 
 
 def _section(part: str, title: str, carry_out: Callable[[], Any]) -> Section:
     try:
         result = carry_out()
     except Exception as error:  # the user's own code may raise anything
-        return Section(title, (Check("carried out", False, f"{type(error).__name__}: {error}"),), part=part)
+        return Section(title, (Check("carried out", False, told(error)),), part=part)
     return Section(title, tuple(result.checks), result, part)

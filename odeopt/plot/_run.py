@@ -101,7 +101,7 @@ def _draw_energy(axes: Axes, history: History) -> None:
         continuous,
         color=VERMILION,
         linestyle="--",
-        label=r"$V_0 + \int V\,^{\prime}\,dt$: its rate, integrated",
+        label=r"$V_0 + \int V\,^{\prime}\,dt$: its integrated rate",
         **style,
     )
     axes.set_title(_energy_title(energy, continuous))
@@ -117,7 +117,7 @@ def _energy_title(energy: np.ndarray, continuous: np.ndarray) -> str:
         return "Energy: dV/dt > 0 along the run"
     if continuous[-1] < continuous[0]:
         kept = (energy[0] - energy[-1]) / (continuous[0] - continuous[-1])
-        return f"Energy: fell {kept:.2f} times as far as its rate, integrated"
+        return f"Energy: fell by {kept:.0%} of its integrated rate" if kept > 0 else "Energy: rose"
     return "Energy"
 
 
