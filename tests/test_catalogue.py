@@ -105,6 +105,13 @@ def test_what_a_flow_recommends_lowers_its_energy_at_every_step(flow):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("flow", [*CATALOGUE, "sign"])
+def test_every_flow_is_verified_with_what_it_recommends(flow):
+    report = odeopt.verify(odeopt.Sign() if flow == "sign" else CATALOGUE[flow]())
+    assert report.passed, str(report)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("flow", "scheme"), PAIRS)
 def test_every_scheme_lowers_the_energy_of_every_flow_at_every_step(flow, scheme):
     solution = run(odeopt.Solver(CATALOGUE[flow](), EVERY_SCHEME[scheme](), odeopt.LyapunovControl()))

@@ -68,7 +68,8 @@ class AbstractFlow(eqx.Module):
     **Class attributes:** `certificate`: what is claimed of the energy: `"lyapunov"` (never rises, for any objective
     bounded below), `"convex_only"` or `"balance_law"` (rate known, sign not); `judged_by`: which of two points is the
     better answer: that of lower `"loss"`, or, for a flow that minimises something else than the objective alone (a
-    regulariser, a constraint), that of lower `"energy"`.
+    regulariser, a constraint), that of lower `"energy"`; `continuous`: whether the vector field is, so that there are
+    solutions and orders of convergence to speak of.
 
     !!! example "Heavy ball in ten lines"
 
@@ -90,6 +91,7 @@ class AbstractFlow(eqx.Module):
 
     certificate: ClassVar[str] = "lyapunov"
     judged_by: ClassVar[str] = "loss"
+    continuous: ClassVar[bool] = True
 
     @abc.abstractmethod
     def init(self, params: PyTree) -> State:

@@ -13,6 +13,8 @@ is an ordinary differential equation that tends to it for \(d \to 0\).
 Azizzadenesheli, Anandkumar, 2018, signSGD: compressed optimisation for non-convex problems.)
 """
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -46,6 +48,8 @@ class Sign(AbstractMetricFlow):
         solution = odeopt.minimise(lambda x, _: jnp.sum(x**4), solver, jnp.ones(2))
         ```
     """
+
+    continuous: ClassVar[bool] = False
 
     def inverse_metric(self, t: Array, state: State, oracle: Oracle, covector: PyTree) -> PyTree:
         # P = diag(1 / |g|), and zero where the gradient is.

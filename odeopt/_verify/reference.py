@@ -120,15 +120,20 @@ def reference(
     state: State | None = None,
     tolerance: float = 1e-12,
     stiff: bool = False,
+    allowed: float | None = None,
 ) -> Reference:
-    """`reference_solution` of a system; to be called in double precision."""
+    """`reference_solution` of a system; to be called in double precision.
+
+    **Arguments:** `allowed`: the largest estimated error; `None`: a thousand tolerances.
+    """
     at = _checked_times(times, start_time)
     if not tolerance >= SMALLEST_TOLERANCE:
         raise ValueError(f"tolerance={tolerance}: expected at least {SMALLEST_TOLERANCE}, the rounding of float64.")
     start = system.start if state is None else _checked_state(state, system.start)
     solved = _solve(system, jnp.asarray(start_time, jnp.float64), start, at, jnp.asarray(tolerance), stiff)
     solved = jax.tree.map(np.asarray, solved)
-    _refuse(solved, at, start_time, tolerance, stiff, type(system.flow).__name__)
+    allowed = REFUSED_ABOVE * tolerance if allowed is None else allowed
+    _refuse(solved, at, start_time, tolerance, allowed, stiff, type(system.flow).__name__)
     return Reference(np.asarray(at), solved.states, float(solved.error), int(solved.steps), system)
 
 
@@ -261,7 +266,9 @@ def _checked_state(state: State, start: State) -> State:
     return cast_floating(jax.tree.map(jnp.asarray, state), jnp.float64)
 
 
-def _refuse(solved: Solved, times: Array, start_time: float, tolerance: float, stiff: bool, name: str) -> None:
+def _refuse(
+    solved: Solved, times: Array, start_time: float, tolerance: float, allowed: float, stiff: bool, name: str
+) -> None:
     """An error for a solution that cannot serve as a reference: what is wrong with it, where, and the way out."""
     implicit = "" if stiff else " stiff=True (an implicit solver),"
     if not solved.regular:
@@ -278,7 +285,6 @@ def _refuse(solved: Solved, times: Array, start_time: float, tolerance: float, s
             f"or NaN or after {MAX_STEPS} steps. The solution may not exist for so long, or be stiff. Try{implicit} or "
             "earlier times."
         )
-    allowed = REFUSED_ABOVE * tolerance
     if not solved.error <= allowed:
         raise InaccurateReferenceError(
             f"{name}: until t = {float(times[-1]):g} the solves at tolerances {tolerance:g} and "

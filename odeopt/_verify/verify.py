@@ -72,7 +72,10 @@ def verify(
     if sections[0].passed:
         for part, title, carry_out in _parts(Solver(flow, scheme, controller), problem):
             tell(title)
-            sections.append(_section(part, title, carry_out))
+            if part == "order" and not flow.continuous:
+                sections.append(Section(title, (_no_order(flow),), part=part))
+            else:
+                sections.append(_section(part, title, carry_out))
     return Report(text_of(flow, {}), tuple(sections), time.monotonic() - began)
 
 
@@ -119,6 +122,12 @@ def _of_several_arrays(flow: AbstractFlow) -> tuple[Check, ...]:
         advice = "A model has several: compute leaf by leaf, with jax.tree.map"
         return (Check("parameters of several arrays", None, f"the declaration fails on them: {told(error)}. {advice}"),)
     return ()
+
+
+def _no_order(flow: AbstractFlow) -> Check:
+    return Check(
+        "order", None, f"the vector field of {type(flow).__name__} jumps: there is none. Verify a smooth form of it too"
+    )
 
 
 def _section(part: str, title: str, carry_out: Callable[[], Any]) -> Section:
