@@ -21,8 +21,8 @@ BROKEN, RISES = ("nonfinite_start", "nonfinite_dissipation"), ("energy_rises",)
 # A rate is a sum of terms that may cancel: positive is one that has half of its digits left. In units of the energy
 # over the flow's unit of time.
 POSITIVE = EPS**0.5
-# Relative to the start. Energies are quadratic in it, and beyond it show nothing but their rounding.
-SETTLED = 1e-8
+# Relative to the start. Energies are quadratic in it: further on, steps change them by little more than their rounding.
+SETTLED = 1e-6
 
 
 @dataclass(frozen=True)
