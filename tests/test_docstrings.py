@@ -3,6 +3,7 @@
 import inspect
 import re
 import textwrap
+from pathlib import Path
 
 import diffrax
 import equinox as eqx
@@ -16,6 +17,7 @@ import pytest
 
 import odeopt
 import odeopt.plot
+from odeopt._named import available
 
 # What an example may use without importing it.
 NAMES = {
@@ -51,6 +53,14 @@ def examples(value) -> list[str]:
 @pytest.mark.parametrize("name", sorted(set(PUBLIC) - RETURNED))
 def test_there_is_an_example(name):
     assert examples(PUBLIC[name]), f"{name} has no example in its docstring"
+
+
+def test_the_page_of_all_flows_has_all_flows():
+    page = (Path(__file__).parents[1] / "docs" / "flows.md").read_text(encoding="utf-8")
+    flows = [
+        name for name, value in PUBLIC.items() if inspect.isclass(value) and issubclass(value, odeopt.AbstractFlow)
+    ]
+    assert not [name for name in flows if not name.startswith("Abstract") and f"[{name}][odeopt.{name}]" not in page]
 
 
 RUNNABLE = sorted(name for name in set(PUBLIC) - NEED_A_RUN if examples(PUBLIC[name]))
