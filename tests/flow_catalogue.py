@@ -15,6 +15,11 @@ def kinetic_energy(p):
     return optax.tree.sum(jax.tree.map(lambda leaf: jnp.sum(jnp.sqrt(1 + leaf**2) - 1), p))
 
 
+def speed(t, state, oracle):
+    """Faster where it is flat."""
+    return 1 / (1 + optax.tree.norm(oracle.gradient))
+
+
 CATALOGUE: dict[str, Callable[[], odeopt.AbstractFlow]] = {
     # first order (Sign has a field that jumps; its smooth form stands for it)
     "gradient flow": odeopt.GradientFlow,
@@ -61,4 +66,10 @@ CATALOGUE: dict[str, Callable[[], odeopt.AbstractFlow]] = {
     "Lion": lambda: odeopt.Lion(1.3, 0.2, 0.02, 0.3),
     "normalized momentum": lambda: odeopt.LionK(odeopt.SmoothL2Norm(0.3), 1.3, 0.2, 0.02),
     "Muon": lambda: odeopt.Muon(1.3, 0.2, None, 0.3),
+    # averaged, and made of flows
+    "schedule-free": odeopt.ScheduleFree,
+    "L2 on Adam": lambda: odeopt.L2Regularised(odeopt.Adam(epsilon=0.1), 0.3),
+    "restarted": lambda: odeopt.AdaptiveRestart(odeopt.HeavyBall(friction=0.1)),
+    "in another time": lambda: odeopt.Rescaled(odeopt.HeavyBall(friction=0.7), speed),
+    "one group": lambda: odeopt.PerGroup([(".*", odeopt.HeavyBall(friction=0.7))]),
 }

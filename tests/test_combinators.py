@@ -35,7 +35,7 @@ COMBINED = {
 }
 
 
-@pytest.mark.parametrize("name", COMBINED)
+@pytest.mark.parametrize("name", named(COMBINED, {"L2 on heavy ball", "another time", "schedule-free average"}))
 def test_a_combined_flow_is_what_it_declares(name):
     audit = odeopt.audit_energy(COMBINED[name]())
     assert audit.passed, str(audit)

@@ -38,8 +38,15 @@ def described(tree):
     return structure, [(leaf.shape, leaf.dtype, getattr(leaf, "weak_type", False)) for leaf in leaves]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("flow", "scheme"), list(product(FLOWS, SCHEMES)))
+# Both precisions in turn; the rest is slow.
+TYPED = [
+    pytest.param(flow, scheme, dtype, marks=pytest.mark.slow if (i + j) % 2 else ())
+    for i, (flow, scheme) in enumerate(product(FLOWS, SCHEMES))
+    for j, dtype in enumerate(DTYPES)
+]
+
+
+@pytest.mark.parametrize(("flow", "scheme", "dtype"), TYPED)
 def test_a_step_maps_a_run_to_a_run_of_the_same_types(flow, scheme, dtype):
     """Traced only, nothing is compiled: all controllers on one scheme in turn, so that the product is covered."""
     controllers = [name for name in CONTROLLERS if fits(scheme, name)]

@@ -57,8 +57,9 @@ def test_the_energy_is_the_one_of_the_flow(name):
     assert failed <= {"dissipation, derived"}, str(audit)
 
 
-@pytest.mark.parametrize("function", [odeopt.SmoothL1Norm(D), odeopt.SmoothL2Norm(D)], ids=["l1", "l2"])
-def test_just_beyond_its_condition_the_energy_can_rise(function):
+@pytest.mark.parametrize("name", named(["l1", "l2"], {"l2"}))
+def test_just_beyond_its_condition_the_energy_can_rise(name):
+    function = {"l1": odeopt.SmoothL1Norm, "l2": odeopt.SmoothL2Norm}[name](D)
     flow = eqx.tree_at(lambda flow: flow.gradient_weight, odeopt.LionK(function, A, 1.0, DECAY), jnp.asarray(1.05))
     audit = odeopt.audit_energy(flow, samples=4 * SAMPLES)
     sign = next(check for check in audit.checks if check.name == "sign of dV/dt")

@@ -78,7 +78,7 @@ def test_how_often_the_energy_rises_under_a_constant_step_is_a_note(step_size, r
     assert audit.run.rises == rises
     assert audit.passed
     assert audit.along is None
-    assert f"rises in {rises} of 30" in message(audit, "energy along the run")
+    assert f"it does in {rises} of 30" in message(audit, "energy along the run")
 
 
 @pytest.mark.parametrize(("flow", "scheme"), [*(("heavy ball", scheme) for scheme in SCHEMES), ("Adam", "Bosh3")])
