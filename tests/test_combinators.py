@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from catalogue import PROBLEMS
+from catalogue import PROBLEMS, named
 
 import odeopt
 
