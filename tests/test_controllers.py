@@ -48,6 +48,23 @@ def test_the_maximum_test_is_that_of_grippo_lampariello_and_lucidi():
     assert np.any(np.diff(energy) > 0), "the energy never rose: the test was not used"
 
 
+def test_the_balance_test_holds_the_energy_to_its_rate_where_that_is_positive_too():
+    problem = PROBLEMS["two"]
+    solution = run(
+        odeopt.AdamW(), odeopt.ExponentialEuler(), odeopt.BalanceControl(search=SEARCH), problem, max_steps=2000
+    )
+    energy, rate, h = energies(solution), rates(solution)[:-1], solution.history.trimmed().step_size
+    # A quarter of a fall is asked for, and seven quarters of a rise are allowed.
+    allowed = h * np.where(rate < 0, 0.25 * rate, 1.75 * rate)
+    assert np.all(np.diff(energy) <= allowed + 1e-12 * abs(energy[0]))
+    assert rate[0] > 0
+    assert np.any(np.diff(energy) > 0)
+    # Where the energy must fall no step is possible from the start.
+    assert solution.result == odeopt.RESULTS.converged
+    held = run(odeopt.AdamW(), odeopt.ExponentialEuler(), SEARCH, problem)
+    assert held.result == odeopt.RESULTS.energy_rises
+
+
 def test_the_integral_test_bounds_the_whole_fall():
     solution = run(BALL, odeopt.SemiImplicitEuler(), odeopt.IntegralControl(search=SEARCH))
     energy, rate, h = energies(solution), rates(solution), solution.history.trimmed().step_size
