@@ -1,7 +1,7 @@
 """What keeps or rejects a trial step and proposes the next step size."""
 
 import abc
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import equinox as eqx
 from jaxtyping import Array
@@ -128,9 +128,18 @@ class AbstractController(eqx.Module):
         ```
     """
 
-    initial_step_size: eqx.AbstractVar[Array | None]
-    rate: eqx.AbstractVar[str]
-    rounding: eqx.AbstractVar[Array | None]
+    if TYPE_CHECKING:
+        # Type checkers take abstract variables for fields that every constructor asks for.
+        @property
+        def initial_step_size(self) -> Array | None: ...
+        @property
+        def rate(self) -> str: ...
+        @property
+        def rounding(self) -> Array | None: ...
+    else:
+        initial_step_size: eqx.AbstractVar[Array | None]
+        rate: eqx.AbstractVar[str]
+        rounding: eqx.AbstractVar[Array | None]
     monotone: eqx.AbstractClassVar[bool]
     needs_shadow: ClassVar[bool] = False
 

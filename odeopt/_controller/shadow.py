@@ -41,11 +41,11 @@ class ShadowControl(AbstractController):
     needs_shadow: ClassVar[bool] = True
 
     @property
-    def initial_step_size(self) -> Array | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def initial_step_size(self) -> Array | None:
         return self.search.initial_step_size
 
     @property
-    def rate(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def rate(self) -> str:
         return self.search.rate
 
     def init(self, step_size: Array) -> Any:

@@ -41,15 +41,15 @@ class _Slackened(AbstractController):
         """Slack and record after an accepted step."""
 
     @property
-    def initial_step_size(self) -> Array | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def initial_step_size(self) -> Array | None:
         return self.search.initial_step_size
 
     @property
-    def rate(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def rate(self) -> str:
         return self.search.rate
 
     @property
-    def rounding(self) -> Array | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def rounding(self) -> Array | None:
         return self.search.rounding
 
     def init(self, step_size: Array) -> _SlackState:

@@ -126,7 +126,7 @@ class AdamW(AbstractMomentFlow):
         from .._controller.slack import BalanceControl
         from .._scheme.exponential import ExponentialEuler
 
-        return ExponentialEuler(), BalanceControl()  # pyright: ignore[reportCallIssue] (its fields are properties)
+        return ExponentialEuler(), BalanceControl()
 
     def _velocity(self, state: State) -> PyTree:
         m, v = state.memory

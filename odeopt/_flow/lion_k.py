@@ -93,7 +93,7 @@ class LionK(AbstractFlow):
             raise ValueError(f"{name}(weight_decay={float(decay)}): expected a finite rate >= 0, or None.")
 
     @property
-    def judged_by(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def judged_by(self) -> str:
         return "loss" if self.weight_decay is None else "energy"
 
     def init(self, params: PyTree) -> State:

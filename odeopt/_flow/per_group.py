@@ -66,13 +66,13 @@ class PerGroup(AbstractFlow):
         self.flows = tuple(flow for _, flow in groups)
 
     @property
-    def certificate(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def certificate(self) -> str:
         """The weakest of all flows."""
         claims = {flow.certificate for flow in self.flows if flow is not None}
         return next(claim for claim in ("balance_law", "convex_only", "lyapunov") if claim in claims)
 
     @property
-    def judged_by(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def judged_by(self) -> str:
         return "energy" if any(f is not None and f.judged_by == "energy" for f in self.flows) else "loss"
 
     def init(self, params: PyTree) -> State:

@@ -52,7 +52,7 @@ class L2Regularised(AbstractFlow):
             raise ValueError(f"L2Regularised(weight={float(self.weight)}): expected a finite number >= 0.")
 
     @property
-    def certificate(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def certificate(self) -> str:
         return self.flow.certificate
 
     def init(self, params: PyTree) -> State:

@@ -54,11 +54,11 @@ class Rescaled(AbstractFlow):
             raise TypeError(f"Rescaled(speed={self.speed!r}): expected a function speed(t, state, oracle) > 0.")
 
     @property
-    def certificate(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def certificate(self) -> str:
         return self.flow.certificate
 
     @property
-    def judged_by(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def judged_by(self) -> str:
         return self.flow.judged_by
 
     def init(self, params: PyTree) -> State:

@@ -48,11 +48,11 @@ class AdaptiveRestart(AbstractFlow):
             )
 
     @property
-    def certificate(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def certificate(self) -> str:
         return self.flow.certificate
 
     @property
-    def judged_by(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def judged_by(self) -> str:
         return self.flow.judged_by
 
     def init(self, params: PyTree) -> State:

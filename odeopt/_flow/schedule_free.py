@@ -61,7 +61,7 @@ class ScheduleFree(AbstractFlow):
             raise ValueError(f"ScheduleFree(delay={float(self.delay)}): expected a finite time >= 0.")
 
     @property
-    def certificate(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def certificate(self) -> str:
         return "lyapunov" if self._is_average() else "convex_only"
 
     def init(self, params: PyTree) -> State:

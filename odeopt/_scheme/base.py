@@ -3,7 +3,7 @@
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import equinox as eqx
 from jaxtyping import Array, PyTree
@@ -65,8 +65,15 @@ class AbstractScheme(eqx.Module):
         ```
     """
 
-    order: eqx.AbstractClassVar[int]
-    gradients_per_step: eqx.AbstractClassVar[int]
+    if TYPE_CHECKING:
+        # Type checkers take abstract variables for fields that every constructor asks for.
+        @property
+        def order(self) -> int: ...
+        @property
+        def gradients_per_step(self) -> int: ...
+    else:
+        order: eqx.AbstractClassVar[int]
+        gradients_per_step: eqx.AbstractClassVar[int]
     has_quadrature: ClassVar[bool] = False
 
     @property

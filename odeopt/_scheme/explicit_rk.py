@@ -41,7 +41,7 @@ class ExplicitRK(AbstractScheme):
     coefficients: tuple[tuple[float, ...], ...] = eqx.field(static=True)
     weights: tuple[float, ...] = eqx.field(static=True)
     error_weights: tuple[float, ...] = eqx.field(static=True)
-    order: int = eqx.field(static=True)  # pyright: ignore[reportIncompatibleVariableOverride]
+    order: int = eqx.field(static=True)
     has_quadrature: ClassVar[bool] = True
 
     def __init__(self, tableau: diffrax.ButcherTableau, order: int):
@@ -60,7 +60,7 @@ class ExplicitRK(AbstractScheme):
         return len(self.nodes) > 0 and self.weights == (*self.coefficients[-1], 0.0)
 
     @property
-    def gradients_per_step(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def gradients_per_step(self) -> int:
         return len(self.weights) - int(self.last_stage_is_end)
 
     @property

@@ -62,11 +62,11 @@ class DiffraxScheme(AbstractScheme):
         self.solver = solver
 
     @property
-    def order(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def order(self) -> int:
         return int(self.solver.order(_TERM))  # pyright: ignore[reportArgumentType]
 
     @property
-    def gradients_per_step(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def gradients_per_step(self) -> int:
         tally = Tally()
 
         def trace(position: Array) -> None:

@@ -63,16 +63,16 @@ class KineticRescaling(AbstractScheme):
             )
 
     @property
-    def order(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def order(self) -> int:
         kept = RATES[self.rate]
         return self.scheme.order if kept is None else min(self.scheme.order, kept)
 
     @property
-    def gradients_per_step(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def gradients_per_step(self) -> int:
         return self.scheme.gradients_per_step
 
     @property
-    def has_quadrature(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def has_quadrature(self) -> bool:
         return self.scheme.has_quadrature
 
     @property

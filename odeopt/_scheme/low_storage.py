@@ -42,7 +42,7 @@ class LowStorageRK(AbstractScheme):
 
     memory_factors: tuple[float, ...] = eqx.field(static=True)
     increment_factors: tuple[float, ...] = eqx.field(static=True)
-    order: int = eqx.field(static=True)  # pyright: ignore[reportIncompatibleVariableOverride]
+    order: int = eqx.field(static=True)
     has_quadrature: ClassVar[bool] = True
 
     def __init__(self, memory_factors: tuple[float, ...], increment_factors: tuple[float, ...], order: int):
@@ -56,7 +56,7 @@ class LowStorageRK(AbstractScheme):
         self.order = order
 
     @property
-    def gradients_per_step(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def gradients_per_step(self) -> int:
         return len(self.increment_factors)
 
     @property

@@ -74,11 +74,11 @@ class RelaxationRK(AbstractScheme):
         _check_tableau(self.scheme)
 
     @property
-    def order(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def order(self) -> int:
         return self.scheme.order
 
     @property
-    def gradients_per_step(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def gradients_per_step(self) -> int:
         return self.scheme.gradients_per_step
 
     @property

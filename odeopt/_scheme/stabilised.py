@@ -76,7 +76,7 @@ class AbstractStabilisedRK(AbstractScheme):
         """The coefficients of stage `index`, from 2 on, and what the recurrence goes on with."""
 
     @property
-    def gradients_per_step(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def gradients_per_step(self) -> int:
         """Of a step with the fewest stages, where their number is chosen along the run."""
         return self.fewest if self.stages is None else self.stages
 
