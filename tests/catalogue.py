@@ -22,6 +22,11 @@ def named(names, later=()):
     return [pytest.param(name, marks=pytest.mark.slow if name in later else ()) for name in names]
 
 
+def alternating(names, first=0):
+    """Every second name, the others in the slow set only: neighbours are of one kind."""
+    return named(names, set(list(names)[1 - first :: 2]))
+
+
 @dataclass(frozen=True)
 class FlowCase:
     """A flow, its energy and the rate of that energy as functions of `(flow, x, memory, f, g)`, all NumPy."""

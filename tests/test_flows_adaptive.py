@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from catalogue import alternating
 
 import odeopt
 from odeopt._objective import Tally
@@ -22,7 +23,7 @@ FLOWS = {
 }
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("name", alternating(FLOWS))
 def test_the_energy_is_what_the_flow_declares(name):
     audit = odeopt.audit_energy(FLOWS[name]())
     assert audit.passed, str(audit)
@@ -119,7 +120,7 @@ EQUIVALENT = {
 }
 
 
-@pytest.mark.parametrize("name", EQUIVALENT)
+@pytest.mark.parametrize("name", alternating(EQUIVALENT))
 def test_the_flow_is_the_discrete_optimizer(name):
     flow, scheme, optimizer = EQUIVALENT[name]
     result = odeopt.equivalence(flow, scheme, optimizer, step_size=0.01)

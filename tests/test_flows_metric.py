@@ -7,6 +7,7 @@ import lineax as lx
 import numpy as np
 import optax
 import pytest
+from catalogue import alternating
 
 import odeopt
 from odeopt._flow.spectral import inverse_root
@@ -43,7 +44,7 @@ FLOWS = {
 }
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("name", alternating(FLOWS))
 def test_the_energy_is_what_the_flow_declares(name):
     make, problem = FLOWS[name]
     audit = odeopt.audit_energy(make(), problem and problem())
@@ -411,7 +412,7 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", alternating(RUNS, 1))
 def test_the_recommended_solver_lowers_the_energy_to_the_minimum(name):
     flow, dtype = RUNS[name]
     fn, y0, target = factorisation(dtype)

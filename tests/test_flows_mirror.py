@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from catalogue import alternating
 
 import odeopt
 from odeopt._objective import Tally
@@ -28,7 +29,7 @@ POTENTIALS = {
 }
 
 
-@pytest.mark.parametrize("name", POTENTIALS)
+@pytest.mark.parametrize("name", alternating(POTENTIALS))
 def test_the_energy_is_what_the_flow_declares(name):
     potential, problem = POTENTIALS[name]
     audit = odeopt.audit_energy(odeopt.MirrorFlow(potential), problem and problem())

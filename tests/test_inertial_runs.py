@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from catalogue import alternating
 from flow_catalogue import kinetic_energy
 from test_flows_inertial import OPEN
 
@@ -31,7 +32,7 @@ def assert_falls(history, unit):
     assert (np.diff(energy) <= 32 * unit * (loss[1:] + loss[:-1])).all()
 
 
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", alternating(MADE))
 def test_a_run_lowers_the_energy_at_every_step_and_ends_in_the_minimum(name):
     solution = run(MADE[name]())
     assert bool(solution.result == odeopt.RESULTS.converged), str(solution.result)
@@ -54,7 +55,7 @@ def factors(tree, target):
     return jnp.mean((tree["left"] @ tree["right"] + tree["shift"] - target) ** 2)
 
 
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", alternating(MADE, 1))
 def test_a_run_in_single_precision_on_a_tree_of_matrices_reaches_the_minimum(name):
     random = np.random.default_rng(3)
     shapes = {"left": (3, 2), "right": (2, 3), "shift": (3,)}

@@ -6,7 +6,7 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from catalogue import PROBLEMS, RUN_TIME_SCHEMES
+from catalogue import PROBLEMS, RUN_TIME_SCHEMES, alternating
 from test_scheme_special import described
 
 import odeopt
@@ -24,7 +24,7 @@ def made(name):
     return scheme(), flow()
 
 
-@pytest.mark.parametrize("name", RUN_TIME_SCHEMES)
+@pytest.mark.parametrize("name", alternating(RUN_TIME_SCHEMES, 1))
 def test_under_control_the_energy_never_rises(name):
     scheme, flow = made(name)
     solution = odeopt.minimise(PROBLEM.fn, odeopt.Solver(flow, scheme), PROBLEM.y0(), max_steps=60, throw=False)
@@ -51,7 +51,7 @@ def test_a_step_maps_a_run_to_a_run_of_the_same_types(name, dtype):
     assert not any(weak for _, _, weak in described(before)[1])
 
 
-@pytest.mark.parametrize("name", RUN_TIME_SCHEMES)
+@pytest.mark.parametrize("name", alternating(RUN_TIME_SCHEMES))
 def test_a_step_in_lanes_is_the_step_of_each(name):
     scheme, flow = made(name)
 
