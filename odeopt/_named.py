@@ -70,10 +70,12 @@ def _made(text: str, cls: type, positional: list, keywords: dict[str, Any]) -> A
     try:
         inspect.signature(cls).bind(*positional, **keywords)
     except TypeError as error:
-        parameters = ", ".join(inspect.signature(cls).parameters) or "none"
-        bare = [name for name in keywords if not callable(getattr(cls, name, print))]
+        parameters = inspect.signature(cls).parameters
+        # Attributes without a type are constants of the class and no arguments.
+        bare = [name for name in keywords if name in vars(cls) and name not in parameters]
         hint = f" In the class, write {bare[0]} with its type, as in `{bare[0]}: float = 1.0`." if bare else ""
-        raise NamingError(f"{text}: {error}. The arguments of {cls.__name__} are: {parameters}.{hint}") from error
+        listed = ", ".join(parameters) or "none"
+        raise NamingError(f"{text}: {error}. The arguments of {cls.__name__} are: {listed}.{hint}") from error
     try:
         return cls(*positional, **keywords)
     except Exception as error:

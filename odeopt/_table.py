@@ -168,8 +168,7 @@ def read_csv(file: Path) -> Table:
     if not lines:
         raise DataError(f"{file} is empty; expected a header line with the names of the columns, then the examples.")
     (_, header), rows = lines[0], lines[1:]
-    # The last column, the target, may be a text in a line of data too.
-    if all(_is_number(name) for name in header[:-1] or header):
+    if _looks_like_an_example(header, [cells for _, cells in rows]):
         raise DataError(
             f"{file}: the first line holds numbers; expected a header line with the names of the columns. Put one "
             "above the examples."
@@ -186,6 +185,16 @@ def read_csv(file: Path) -> Table:
                 "must have as many cells as the header."
             )
     return Table(file, tuple(header), rows)
+
+
+def _looks_like_an_example(header: list[str], rows: list[list[str]]) -> bool:
+    """Whether the first line is no header: numbers, and a class at the end that stands in other lines too.
+
+    Numbers alone do not tell: tables are written with columns named 0, 1, ..., target.
+    """
+    *inputs, target = header
+    is_class = bool(inputs) and any(cells[-1] == target for cells in rows)
+    return all(map(_is_number, inputs)) and (_is_number(target) or is_class)
 
 
 def _kind(file: Path) -> str:

@@ -62,7 +62,7 @@ def refused_training(folder, *arguments) -> str:
         ("--flow", "AbstractFlow", "no flow of odeopt"),
         ("--flow", "HeavyBall(friction=", "expected a name such as HeavyBall"),
         ("--flow", "HeavyBall(friction=-1)", "friction must be >= 0"),
-        ("--flow", "HeavyBall(fraction=1)", "The arguments of HeavyBall are: friction"),
+        ("--flow", "HeavyBall(friction=1, fraction=1)", "The arguments of HeavyBall are: friction."),
         ("--flow", "HeavyBall(1, 2)", "too many positional arguments"),
         ("--flow", "HeavyBall(friction=1/2)", "arguments cannot be read"),
         ("--flow", "HeavyBall(**{'friction': 1})", "arguments cannot be read"),
@@ -121,6 +121,8 @@ def test_argument_that_lacks_its_type_in_the_class_is_explained(tmp_path):
     (tmp_path / "mine.py").write_text(MY_FLOW.replace("    def init", "    mass = 1.0\n\n    def init"))
     message = refused_training(tmp_path, "--flow", f"{tmp_path / 'mine.py'}:MyFlow(mass=2)")
     assert "`mass: float = 1.0`" in message
+    message = refused_training(tmp_path, "--flow", "HeavyBall(friction=1, fraction=1)")
+    assert message.endswith("The arguments of HeavyBall are: friction.")
 
 
 def test_file_without_the_name_of_a_class_is_answered_with_those_it_has(tmp_path):
@@ -146,7 +148,7 @@ def test_class_that_a_file_lacks_is_answered_with_those_it_has(tmp_path):
     [
         ("data.csv", "", "is empty"),
         ("data.csv", "a,b\n", "no examples"),
-        ("data.csv", "1,2,x\n3,4,y\n", "the first line holds numbers"),
+        ("data.csv", "1,2,x\n3,4,y\n5,6,x\n", "the first line holds numbers"),
         ("data.csv", "a,b\n1,2\n3,\n", "line 3, column 'b': the value is missing"),
         ("data.csv", "a,größe,b\n1,x,2\n", "column 'größe': 'x' is not a number"),
         ("data.csv", "a,b\n1,2\n3,4\n", "expected at least 5"),

@@ -47,6 +47,11 @@ def test_csv_is_read_with_its_names_and_values(tmp_path):
     assert arrays.y.tolist() == ["a", "b"] * 10
 
 
+def test_csv_with_numbers_for_the_names_of_its_inputs_has_a_header(tmp_path):
+    arrays = read_training_file(csv_file(tmp_path, "0,1,target\n1.5,2,a\n3,4,b\n"))
+    assert (arrays.input_names, arrays.target_name) == (("0", "1"), "target")
+
+
 def test_csv_with_byte_order_mark_unicode_names_quotes_and_blank_lines(tmp_path):
     text = 'größe,"weight, kg",цель\n1,2,"x, y"\n\n3,4,ü\n'
     arrays = read_training_file(csv_file(tmp_path, text, encoding="utf-8-sig"))

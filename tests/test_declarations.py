@@ -117,7 +117,14 @@ def scaled(y, args):
     return scale * (jnp.sum(jnp.cos(y)) + 0.1 * jnp.sum(y**2) + offset)
 
 
-@pytest.mark.parametrize(("scale", "offset"), [(1e-6, -50.0), (1e6, 50.0)], ids=["small", "large"])
+@pytest.mark.parametrize(
+    ("scale", "offset"),
+    [
+        (1e-6, -50.0),
+        (1e6, 50.0),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1e-6, 50.0), (1e6, -50.0))),
+    ],
+)
 def test_the_verdict_depends_neither_on_the_unit_nor_on_the_sign_of_the_objective(scale, offset):
     problem = (scaled, jnp.asarray(SHAPE), (jnp.asarray(scale), jnp.asarray(offset)))
     assert np.sign(float(scaled(*problem[1:]))) == np.sign(offset)

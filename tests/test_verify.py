@@ -1,6 +1,8 @@
 """The whole verification in one call, and the report that it hands back."""
 
 import io
+import json
+import re
 
 import jax.numpy as jnp
 import pytest
@@ -13,7 +15,7 @@ from rich.console import Console
 import odeopt
 import odeopt.plot
 from odeopt import State
-from odeopt._verify.check import Check
+from odeopt._verify.check import Check, told
 from odeopt._verify.report import Report, Section
 from odeopt._verify.verify import _evaluation
 
@@ -207,3 +209,9 @@ def test_a_flow_for_one_array_is_told_that_models_have_several():
     assert "jax.tree.map" in several.message
     assert "test_verify.py, line" in several.message
     assert len(_evaluation(odeopt.HeavyBall(), None).checks) == 1
+
+
+def test_an_error_is_told_with_the_place_in_the_users_code_and_not_in_a_library():
+    with pytest.raises(ValueError, match="Expecting") as raised:
+        json.loads("{")
+    assert re.search(r"\(test_verify\.py, line \d+, in test_an_error", told(raised.value))

@@ -1,9 +1,12 @@
 """One question that was asked of a declaration, and its answer."""
 
+import sysconfig
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from .._named import describe
 
 
 @dataclass(frozen=True)
@@ -24,15 +27,10 @@ class Check:
 
 def told(error: BaseException) -> str:
     """An error in one line, with the place in the user's own code that it came from."""
-    text = f"{type(error).__name__}: {error}"
-    ours = str(Path(__file__).resolve().parents[1])
-    own = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(ours) and "site-packages" not in frame.filename
-    ]
-    # A notebook has cells and a library none of its own: whatever stands last is nearest to the mistake.
-    return f"{text} ({Path(own[-1].filename).name}, line {own[-1].lineno}, in {own[-1].name})" if own else text
+    files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    others = (Path(__file__).parents[1], Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib")))
+    own = [file for file in files if not any(file.is_relative_to(folder) for folder in others)]
+    return describe(error, own[-1] if own else None)
 
 
 # Read aloud as well as seen: a mark that is a word does not depend on colours or fonts.
