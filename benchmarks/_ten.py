@@ -4,7 +4,7 @@ import gzip
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from _problems import digits, digits_network
 
-# Where the four files of Fashion-MNIST in their original format are looked for.
-FASHION = Path(os.environ.get("FASHION_MNIST", "/usr/share/dataset-fashion-mnist"))
+# Where the files of Fashion-MNIST in their original format are looked for; the default is where Debian's package
+# dataset-fashion-mnist puts them.
+FASHION = Path(os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist"))
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,19 @@ class Benchmark:
     """A problem, how much may be spent on it, and what counts as solved.
 
     **Attributes:** `make`: `make(seed, dtype) -> (fn, y0, args)`; `budget`: cost units, forward 1, backward 2; `seeds`:
-    how many starts there are where the start is random; `lanes`: whether `y0` holds many starts along its first axis.
+    how many starts there are where the start is random; `lanes`: whether `y0` holds many starts along its first axis;
+    `network`: whether the objective is the loss of a network, which is solved at a tenth of the first loss at most.
     """
 
     make: Callable[[int, Any], tuple[Callable, Any, Any]]
     budget: int
     seeds: int = 5
     lanes: bool = False
+    network: bool = False
+
+    def ceiling(self, first):
+        """The largest loss at which the problem counts as solved, from the one at the start."""
+        return jnp.where(self.network, first / 10, jnp.inf)
 
 
 POLYNOMIALS = {
@@ -155,7 +162,7 @@ def _equation_of_state(seed, dtype):
 
 
 class LeNet1(eqx.Module):
-    """Two convolutions with average pooling and a dense layer, tanh (LeCun et al., 1989)."""
+    """Two convolutions with average pooling and a dense layer, tanh (LeCun et al., 1989), for batches of images."""
 
     first: eqx.nn.Conv2d
     second: eqx.nn.Conv2d
@@ -167,10 +174,25 @@ class LeNet1(eqx.Module):
         self.second = eqx.nn.Conv2d(4, 12, 5, key=keys[1], dtype=dtype)
         self.last = eqx.nn.Linear(192, 10, key=keys[2], dtype=dtype)
 
-    def __call__(self, image):
-        halved = lambda x: x.reshape(x.shape[0], x.shape[1] // 2, 2, x.shape[2] // 2, 2).mean((2, 4))  # noqa: E731
-        image = halved(jnp.tanh(self.first(image[None])))
-        return self.last(halved(jnp.tanh(self.second(image))).ravel())
+    def __call__(self, images):
+        features = _halved(jnp.tanh(_convolved(self.first, images[:, None])))
+        features = _halved(jnp.tanh(_convolved(self.second, features)))
+        return features.reshape(len(images), -1) @ self.last.weight.T + self.last.bias
+
+
+def _convolved(layer, images):
+    """A convolution as one product with the patches, which on a CPU takes half the time of a convolution."""
+    (outputs, inputs, width, _), (_, _, rows, columns) = layer.weight.shape, images.shape
+    shifts = range(width)
+    patches = jnp.stack(
+        [images[:, :, i : rows - width + 1 + i, j : columns - width + 1 + j] for i in shifts for j in shifts], axis=2
+    )
+    return jnp.einsum("ock,nckhw->nohw", layer.weight.reshape(outputs, inputs, -1), patches) + layer.bias
+
+
+def _halved(images):
+    count, channels, rows, columns = images.shape
+    return images.reshape(count, channels, rows // 2, 2, columns // 2, 2).mean((3, 5))
 
 
 @cache
@@ -183,9 +205,26 @@ def _fashion_images():
         return x[:10_000] / 255, np.frombuffer(labels.read(), np.uint8, offset=8)[:10_000].astype(int)
 
 
+# Images at a time, whose patches stay in the cache.
+CHUNK = 100
+
+
 def _fashion(seed, dtype):
+    # Products are kept for the backward pass, patches are not: there are twenty times as many numbers in them.
+    @partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_saveable)
+    def squares(model, images, labels):
+        return jnp.sum((jax.nn.softmax(model(images)) - jax.nn.one_hot(labels, 10, dtype=dtype)) ** 2)
+
+    def fn(model, batch):
+        def add(total, chunk):
+            return total + squares(model, *chunk), None
+
+        total, _ = jax.lax.scan(add, jnp.zeros((), dtype), batch)
+        return total / (10 * CHUNK * len(batch[1]))
+
     x, y = _fashion_images()
-    return _softmax_mean_square, LeNet1(seed, dtype), (jnp.asarray(x, dtype), jnp.asarray(y))
+    x, y = x.reshape(-1, CHUNK, 28, 28), y.reshape(-1, CHUNK)
+    return fn, LeNet1(seed, dtype), (jnp.asarray(x, dtype), jnp.asarray(y))
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -194,12 +233,12 @@ BENCHMARKS: dict[str, Benchmark] = {
     "Rosenbrock, 2": Benchmark(_rosenbrock(2), 36_000, seeds=1),
     "Rosenbrock, 100": Benchmark(_rosenbrock(100), 36_000, seeds=1),
     "logistic regression": Benchmark(_logistic, 12_000, seeds=1),
-    "digits, cross-entropy": Benchmark(_digits(_cross_entropy), 12_000),
-    "digits, mean square": Benchmark(_digits(_softmax_mean_square), 12_000),
-    "Runge": Benchmark(_runge, 36_000),
-    "two spirals": Benchmark(_spirals, 36_000),
-    "equation of state": Benchmark(_equation_of_state, 36_000),
-    "Fashion-MNIST": Benchmark(_fashion, 1500),
+    "digits, cross-entropy": Benchmark(_digits(_cross_entropy), 12_000, network=True),
+    "digits, mean square": Benchmark(_digits(_softmax_mean_square), 12_000, network=True),
+    "Runge": Benchmark(_runge, 36_000, network=True),
+    "two spirals": Benchmark(_spirals, 36_000, network=True),
+    "equation of state": Benchmark(_equation_of_state, 36_000, network=True),
+    "Fashion-MNIST": Benchmark(_fashion, 1500, network=True),
 }
 
 

@@ -6,7 +6,9 @@ extension, which writes out the constructors that Equinox generates.
 
 import importlib
 import inspect
+import json
 import re
+import runpy
 from pathlib import Path
 
 import griffe
@@ -23,7 +25,8 @@ def on_page_markdown(markdown: str, **_) -> str:
 
     `{{ Class.parameter }}` is a default, `{{ module:CONSTANT }}` a number, `{{ results }}` the table of results,
     `{{ all AbstractFlow }}` the reference of every concrete flow, `{{ options train }}` the table of the
-    options of a command, and `{{ readme }}` the text of README.md.
+    options of a command, `{{ catalogue flows float64 }}` a table of benchmarks/catalogue.py, and `{{ readme }}` the
+    text of README.md.
     """
     return re.sub(r"\{\{ (.+?) \}\}", lambda match: _text(match[1]), markdown)
 
@@ -36,6 +39,8 @@ def _text(name: str) -> str:
         return "\n".join(["| result | sentence |", "|---|---|", *rows])
     if name.startswith("options "):
         return _options(name.removeprefix("options "))
+    if name.startswith("catalogue "):
+        return _catalogue(*name.split()[1:])
     if name.startswith("all "):
         kind = PUBLIC[name.removeprefix("all ")]
         return "\n\n".join(f"::: odeopt.{key}" for key, cls in PUBLIC.items() if _is_concrete(cls, kind))
@@ -57,6 +62,12 @@ def _options(command: str) -> str:
         default = "" if parameter.default is None or parameter.default is False else f"`{parameter.default}`"
         rows.append(f"| `{given}` | {'required' if parameter.required else default} | {parameter.help} |")
     return "\n".join(rows)
+
+
+def _catalogue(table: str, precision: str) -> str:
+    """A table of the results that benchmarks/catalogue.py has left behind."""
+    results = json.loads(Path("benchmarks/results/catalogue.json").read_text())
+    return runpy.run_path("benchmarks/_tables.py")[table](results, precision)
 
 
 def _is_concrete(cls: type, kind: type) -> bool:

@@ -3,6 +3,7 @@
 import equinox as eqx
 
 from ._controller.base import AbstractController
+from ._flow.adam import Adam
 from ._flow.base import AbstractFlow
 from ._scheme.base import AbstractScheme
 
@@ -12,7 +13,8 @@ class Solver(eqx.Module):
 
     **Arguments:**
 
-    - `flow`: an `AbstractFlow`.
+    - `flow`: an `AbstractFlow`; `None` (default) is `Adam()`, which needs the fewest evaluations over the problems that
+        all flows are compared on.
     - `scheme`, `controller`: `None` takes what the flow recommends.
 
     **Raises:** `TypeError` if an argument is of another kind, `ValueError` if the scheme cannot step the flow, or the
@@ -31,10 +33,11 @@ class Solver(eqx.Module):
 
     def __init__(
         self,
-        flow: AbstractFlow,
+        flow: AbstractFlow | None = None,
         scheme: AbstractScheme | None = None,
         controller: AbstractController | None = None,
     ):
+        flow = Adam() if flow is None else flow
         _expect("flow", flow, AbstractFlow)
         if scheme is None or controller is None:
             recommended_scheme, recommended_controller = flow.recommended()

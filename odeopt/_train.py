@@ -63,7 +63,7 @@ def train(
     model: PyTree,
     loss,
     data: PyTree,
-    solver: Solver,
+    solver: Solver | None = None,
     *,
     stop: Stop | None = None,
     max_steps: int = 10_000,
@@ -85,7 +85,8 @@ def train(
     - `loss`: `loss(model, batch) -> scalar`, the mean over the batch; or an objective that carries its data, and
         then `data` is `None`.
     - `data`: a pytree of arrays with the same leading axis, the examples.
-    - `solver`, `stop`, `max_steps`, `state`, `history`: as in `minimise`.
+    - `solver`: an `odeopt.Solver`; `None` (default) is `odeopt.Solver()`, or for a continued run that of `state`.
+    - `stop`, `max_steps`, `state`, `history`: as in `minimise`.
     - `validation`: a pytree like `data` with any number of examples, for the metrics.
     - `metrics`: functions `metric(model, batch) -> scalar` by name; evaluated at the model where the run stands about
         once a second and for the best model at the end, on `data` ("train/name") and `validation`
@@ -107,9 +108,11 @@ def train(
         y = jnp.sin(3 * x)
         model = eqx.nn.MLP(1, 1, 20, 2, jnp.tanh, key=jax.random.key(0))
         loss = lambda model, batch: jnp.mean((jax.vmap(model)(batch[0]) - batch[1]) ** 2)
-        model, solution = odeopt.train(model, loss, (x, y), odeopt.Solver(odeopt.Adam()))
+        model, solution = odeopt.train(model, loss, (x, y))
         ```
     """
+    if solver is None:
+        solver = state.solver if isinstance(state, SolverState) else Solver()
     check_settings(solver, stop, max_steps, history)
     _check_host(callbacks, time_limit)
     began = time.monotonic()

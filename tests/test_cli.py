@@ -144,7 +144,7 @@ def test_configuration_is_enough_to_repeat_the_run(digits_run):
     assert config["examples"] == {"train": 1400, "test": 397}
     assert config["versions"]["jax"] == jax.__version__
     assert config["result"]["stats"]["accepted"] == len(read_csv(folder / "history.csv"))
-    assert config["solver"]["flow"].startswith("Adam(momentum_rate=1.0, scaling_rate=1.0, epsilon=")
+    assert config["solver"]["flow"].startswith("Adam(momentum_rate=1.0, scaling_rate=0.5, epsilon=")
     assert "epsilon=None" not in config["solver"]["flow"]
     assert config["solver"]["scheme"] == "ExponentialEuler()"
 

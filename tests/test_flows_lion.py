@@ -1,10 +1,9 @@
-"""The Lion-K family: energies, conjugate functions, polar factors, discrete optimizers, and constrained minima."""
+"""The Lion-K family: energies, conjugate functions, polar factors, and constrained minima."""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from catalogue import named
 
@@ -245,81 +244,9 @@ def test_muon_by_products_of_matrices_goes_where_muon_goes():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), *paths)
 
 
-# --- the discrete optimizers ------------------------------------------------------------------------------------------
-
-H, STEPS, AGREEMENT = 0.02, 200, 1e-12
-
-
-def path(flow, scheme, fn, start):
-    """The positions after each step at the constant step size."""
-    solver = odeopt.Solver(flow, scheme, odeopt.ConstantStep(H))
-    solution = odeopt.minimise(
-        fn, solver, jnp.asarray(start), stop=odeopt.Stop(), max_steps=STEPS, history="states", throw=False
-    )
-    assert int(solution.stats["accepted"]) == STEPS
-    return np.asarray(solution.history.position)
-
-
-@pytest.mark.parametrize("decay", named([None, 1e-3, 0.3], {None, 1e-3}))
-def test_lion_with_the_sign_is_lion_of_optax(decay):
-    flow = odeopt.Lion((1 - 0.99) / H, 0.1, decay, smoothing=0)
-    lion = optax.lion(H, 0.9, 0.99, weight_decay=decay or 0.0)
-    result = odeopt.equivalence(flow, odeopt.Euler(), lion, (bowl, jnp.array([1.0, -2.0, 0.7])), step_size=H)
-    assert result.passed, str(result)
-    assert result.largest <= AGREEMENT
-    assert odeopt.equivalence(flow, odeopt.Euler(), step_size=H).passed
-    assert flow.discrete_equivalent(odeopt.ExponentialEuler(), jnp.asarray(H)) is None
-
-
-def test_the_smooth_sign_is_measured_as_a_difference_that_falls_with_its_width():
-    lion, differences = optax.lion(H, 0.9, 0.99, weight_decay=1e-3), []
-    # A run of few steps: later the sign jumps to and fro, and any two runs differ by its jumps.
-    for width in (1e-1, 1e-2, 1e-3):
-        flow = odeopt.Lion((1 - 0.99) / H, 0.1, 1e-3, width)
-        result = odeopt.equivalence(
-            flow, odeopt.Euler(), lion, (bowl, jnp.array([1.0, -2.0, 0.7])), step_size=H, steps=20
-        )
-        assert not result.passed
-        differences.append(result.largest)
-    # 1 - 1 / sqrt(1 + (d/m)^2) is of second order in d.
-    assert differences[0] > 30 * differences[1] > 900 * differences[2] > 0
-
-
-def mixture(X, args):
-    """Of matrices, convex, its minimum far away."""
-    return jnp.sum(jnp.sqrt(1 + (X - jnp.array([[5.0, -3.0, 1.0], [2.0, 4.0, -6.0]])) ** 2))
-
-
-def mixture_slope(X):
-    Y = X - np.array([[5.0, -3.0, 1.0], [2.0, 4.0, -6.0]])
-    return Y / np.sqrt(1 + Y**2)
-
-
 def polar(M):
     U, _, Vt = np.linalg.svd(M, full_matrices=False)
     return U @ Vt
-
-
-MUON = {
-    "old momentum": (odeopt.Euler, 1 - A * H, 0.1, lambda new, old: old),
-    "Nesterov's, new momentum": (odeopt.ExponentialEuler, np.exp(-A * H), 1 - np.exp(-A * H), lambda new, old: new),
-    "new momentum": (odeopt.ExponentialEuler, np.exp(-A * H), 0.0, lambda new, old: new),
-}
-
-
-@pytest.mark.parametrize("name", MUON)
-def test_muon_with_the_polar_factor_is_muon(name):
-    scheme, mu, beta, chosen = MUON[name]
-    X, M, rows = np.array([[0.5, -0.3, 0.2], [0.1, 0.4, -0.6]]), np.zeros((2, 3)), []
-    for _ in range(STEPS):
-        G = mixture_slope(X)
-        new = mu * M + (1 - mu) * G  # the average of the gradient, with the gradient's own sign
-        X = X - H * polar((1 - beta) * chosen(new, M) + beta * G) - H * 0.05 * X
-        M = new
-        rows.append(X)
-    start = np.array([[0.5, -0.3, 0.2], [0.1, 0.4, -0.6]])
-    found = path(odeopt.Muon(A, beta, 0.05, smoothing=0), scheme(), mixture, start)
-    np.testing.assert_allclose(found, rows, rtol=AGREEMENT, atol=AGREEMENT)
 
 
 # --- what they find ---------------------------------------------------------------------------------------------------

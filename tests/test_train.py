@@ -114,6 +114,15 @@ def test_a_run_in_two_parts_is_the_same_as_one():
     assert_identical(model, whole.value)
 
 
+def test_without_a_solver_it_is_the_default_and_in_a_second_part_the_one_of_the_first():
+    model, solution = odeopt.train(network(), loss, DATA, max_steps=20)
+    assert isinstance(solution.state.solver.flow, odeopt.Adam)
+    assert_identical(model, odeopt.train(network(), loss, DATA, odeopt.Solver(), max_steps=20)[0])
+    first = odeopt.train(network(), loss, DATA, odeopt.Solver(odeopt.HeavyBall(1.0)), max_steps=20)[1]
+    second = odeopt.train(network(), loss, DATA, state=first.state, max_steps=20)[1]
+    assert isinstance(second.state.solver.flow, odeopt.HeavyBall)
+
+
 def test_no_history_is_kept_where_none_is_asked_for():
     assert train(history=None, max_steps=5)[1].history is None
 

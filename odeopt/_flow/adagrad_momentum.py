@@ -9,6 +9,8 @@ learning and stochastic optimization; Belotto da Silva and Gazeau, 2020, A gener
 model first-order adaptive algorithms.)
 """
 
+from collections.abc import Callable
+
 import equinox as eqx
 from jaxtyping import Array, PyTree
 
@@ -48,7 +50,7 @@ class AdaGradMomentum(AbstractPreconditionedMomentum):
     """
 
     momentum_rate: Array = eqx.field(converter=hyperparameter, default=1.0)
-    scaling_rate: Array = eqx.field(converter=hyperparameter, default=1.0)
+    scaling_rate: Array = eqx.field(converter=hyperparameter, default=0.1)
     epsilon: Array | None = eqx.field(converter=hyperparameter, default=None)
 
     def scaling_slope(self, v: Array, gradient: Array) -> Array:
@@ -56,3 +58,6 @@ class AdaGradMomentum(AbstractPreconditionedMomentum):
 
     def decay(self, t: Array, state: State) -> PyTree:
         return (self.momentum_rate, None)
+
+    def kept_squares(self, b2: Array, step_size: Array) -> Callable[[Array, Array], Array]:
+        return lambda v, g: v + self.scaling_rate * step_size * g**2

@@ -8,21 +8,13 @@ r"""The flow of Adam without bias correction.
 of differential equations to model first-order adaptive algorithms.)
 """
 
-from typing import TYPE_CHECKING
-
 import equinox as eqx
-import jax
-import jax.numpy as jnp
-import optax
 from jaxtyping import Array
 
 from .._hyperparameter import hyperparameter
 from .moments import OPEN_EPSILON as OPEN_EPSILON
 from .moments import check_scaling_rate
 from .preconditioned_momentum import AbstractPreconditionedMomentum
-
-if TYPE_CHECKING:
-    from .._scheme.base import AbstractScheme
 
 
 class Adam(AbstractPreconditionedMomentum):
@@ -57,7 +49,7 @@ class Adam(AbstractPreconditionedMomentum):
     """
 
     momentum_rate: Array = eqx.field(converter=hyperparameter, default=1.0)
-    scaling_rate: Array = eqx.field(converter=hyperparameter, default=1.0)
+    scaling_rate: Array = eqx.field(converter=hyperparameter, default=0.5)
     epsilon: Array | None = eqx.field(converter=hyperparameter, default=None)
     bias_correction: bool = eqx.field(static=True, default=False)
 
@@ -71,31 +63,3 @@ class Adam(AbstractPreconditionedMomentum):
 
     def scaling_slope(self, v: Array, gradient: Array) -> Array:
         return self.scaling_rate * (gradient**2 - v)
-
-    def discrete_equivalent(self, scheme: "AbstractScheme", step_size: Array) -> optax.GradientTransformation | None:
-        from .._scheme.exponential import ExponentialEuler
-        from .._scheme.semi_implicit import SemiImplicitEuler
-
-        a, b, h = self.momentum_rate, self.scaling_rate, step_size
-        eps_root = self._calibrated_epsilon() ** 2
-        if isinstance(scheme, ExponentialEuler):
-            return adam_without_bias_correction(h, jnp.exp(-a * h), jnp.exp(-b * h), eps_root)
-        if isinstance(scheme, SemiImplicitEuler):
-            return adam_without_bias_correction(h, 1 - a * h, 1 - b * h, eps_root)
-        return None
-
-
-def adam_without_bias_correction(
-    learning_rate: Array, b1: Array, b2: Array, eps_root: Array
-) -> optax.GradientTransformation:
-    """As in optax, which has no switch for the bias correction."""
-
-    def init(params):
-        return optax.tree.zeros_like(params), optax.tree.zeros_like(params)
-
-    def update(updates, state, params=None):
-        mu = optax.tree.update_moment(updates, state[0], b1, 1)
-        nu = optax.tree.update_moment(updates, state[1], b2, 2)
-        return jax.tree.map(lambda m, v: -learning_rate * m / jnp.sqrt(v + eps_root), mu, nu), (mu, nu)
-
-    return optax.GradientTransformation(init, update)

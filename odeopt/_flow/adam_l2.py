@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import equinox as eqx
 import jax
+import optax
 import optimistix as optx
 from jaxtyping import Array
 
@@ -20,6 +21,7 @@ from .._hyperparameter import concrete, hyperparameter
 from .._objective.oracle import Oracle
 from .._tree import add_scaled, vdot
 from .base import State
+from .discrete import preconditioned_momentum
 from .moments import check_scaling_rate
 from .preconditioned_momentum import AbstractPreconditionedMomentum
 
@@ -59,7 +61,7 @@ class AdamL2(AbstractPreconditionedMomentum):
 
     weight_decay: Array = eqx.field(converter=hyperparameter)
     momentum_rate: Array = eqx.field(converter=hyperparameter, default=1.0)
-    scaling_rate: Array = eqx.field(converter=hyperparameter, default=1.0)
+    scaling_rate: Array = eqx.field(converter=hyperparameter, default=0.5)
     epsilon: Array | None = eqx.field(converter=hyperparameter, default=None)
 
     def __check_init__(self):
@@ -83,3 +85,7 @@ class AdamL2(AbstractPreconditionedMomentum):
 
     def stationarity(self, t: Array, state: State, oracle: Oracle, norm=optx.two_norm) -> Array:
         return norm(add_scaled(oracle.gradient, self.weight_decay, state.position))
+
+    def optimizer(self, step_size: Array, b1: Array, b2: Array) -> optax.GradientTransformation:
+        squares = self.kept_squares(b2, step_size)
+        return preconditioned_momentum(step_size, b1, squares, self.denominator, penalty=self.weight_decay)

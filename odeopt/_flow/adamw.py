@@ -10,7 +10,7 @@ with \(b = 0\) it never is. (Loshchilov and Hutter, 2019, Decoupled weight decay
 Implicit bias of AdamW: \(\ell_\infty\) norm constrained optimization.)
 """
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -22,12 +22,9 @@ from jaxtyping import Array, PyTree
 from .._hyperparameter import concrete, hyperparameter
 from .._objective.oracle import Oracle
 from .._tree import vdot
-from .adam import adam_without_bias_correction
 from .base import State
+from .discrete import exponential_average, preconditioned_momentum
 from .moments import AbstractMomentFlow
-
-if TYPE_CHECKING:
-    from .._scheme.base import AbstractScheme
 
 
 class AdamW(AbstractMomentFlow):
@@ -71,7 +68,7 @@ class AdamW(AbstractMomentFlow):
     # As in the reference implementations, whose unit of time is the learning rate's inverse too.
     weight_decay: Array = eqx.field(converter=hyperparameter, default=0.01)
     momentum_rate: Array = eqx.field(converter=hyperparameter, default=1.0)
-    scaling_rate: Array = eqx.field(converter=hyperparameter, default=1.0)
+    scaling_rate: Array = eqx.field(converter=hyperparameter, default=0.5)
     epsilon: Array | None = eqx.field(converter=hyperparameter, default=None)
 
     def __check_init__(self):
@@ -110,14 +107,9 @@ class AdamW(AbstractMomentFlow):
             jax.tree.map(lambda x, g: g + self.weight_decay * self._root(g**2) * x, state.position, oracle.gradient)
         )
 
-    def discrete_equivalent(self, scheme: "AbstractScheme", step_size: Array) -> optax.GradientTransformation | None:
-        from .._scheme.exponential import ExponentialEuler
-
-        if not isinstance(scheme, ExponentialEuler):
-            return None
-        b1, b2 = jnp.exp(-self.momentum_rate * step_size), jnp.exp(-self.scaling_rate * step_size)
+    def optimizer(self, step_size: Array, b1: Array, b2: Array) -> optax.GradientTransformation:
         return optax.chain(
-            adam_without_bias_correction(jnp.asarray(-1.0), b1, b2, self._calibrated_epsilon() ** 2),
+            preconditioned_momentum(jnp.asarray(-1.0), b1, exponential_average(b2), self._root),
             optax.add_decayed_weights(self.weight_decay),
             optax.scale(-step_size),
         )

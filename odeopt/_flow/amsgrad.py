@@ -7,11 +7,14 @@ r"""The flow of AMSGrad.
 for any \(f\), \(a > 0\) and \(b \ge 0\). (Reddi, Kale and Kumar, 2018, On the convergence of Adam and beyond.)
 """
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._hyperparameter import hyperparameter
+from .discrete import largest_average
 from .preconditioned_momentum import AbstractPreconditionedMomentum
 
 
@@ -46,8 +49,11 @@ class AMSGrad(AbstractPreconditionedMomentum):
     """
 
     momentum_rate: Array = eqx.field(converter=hyperparameter, default=1.0)
-    scaling_rate: Array = eqx.field(converter=hyperparameter, default=1.0)
+    scaling_rate: Array = eqx.field(converter=hyperparameter, default=0.1)
     epsilon: Array | None = eqx.field(converter=hyperparameter, default=None)
 
     def scaling_slope(self, v: Array, gradient: Array) -> Array:
         return self.scaling_rate * jnp.maximum(gradient**2 - v, 0)
+
+    def kept_squares(self, b2: Array, step_size: Array) -> Callable[[Array, Array], Array]:
+        return largest_average(b2)

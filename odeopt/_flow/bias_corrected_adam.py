@@ -62,7 +62,7 @@ class BiasCorrectedAdam(AbstractMomentFlow):
     """
 
     momentum_rate: Array = eqx.field(converter=hyperparameter, default=1.0)
-    scaling_rate: Array = eqx.field(converter=hyperparameter, default=1.0)
+    scaling_rate: Array = eqx.field(converter=hyperparameter, default=0.5)
     epsilon: Array | None = eqx.field(converter=hyperparameter, default=None)
 
     def __check_init__(self):

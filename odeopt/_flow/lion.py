@@ -68,7 +68,7 @@ class Lion(LionK):
         from .._scheme.tableaus import Euler
 
         if not (isinstance(scheme, Euler) and isinstance(self.function, L1Norm)):
-            return None
+            return super().discrete_equivalent(scheme, step_size)
         decay = 0.0 if self.weight_decay is None else self.weight_decay
         b1, b2 = 1 - self.gradient_weight, 1 - self.momentum_rate * step_size
         return optax.lion(step_size, b1, b2, weight_decay=decay)

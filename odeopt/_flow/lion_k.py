@@ -18,9 +18,12 @@ for any \(f\): both brackets are those of a monotone map. The flow minimises
 (Chen, Liu, Liang and Liu, 2024, Lion secretly solves constrained optimization: as Lyapunov predicts.)
 """
 
+from typing import TYPE_CHECKING
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 import optimistix as optx
 from jaxtyping import Array, PyTree
 
@@ -29,6 +32,10 @@ from .._objective.oracle import Oracle
 from .._tree import subtract, vdot
 from .base import AbstractFlow, State
 from .convex_function import AbstractConvexFunction
+from .discrete import momentum_through
+
+if TYPE_CHECKING:
+    from .._scheme.base import AbstractScheme
 
 
 class LionK(AbstractFlow):
@@ -134,6 +141,21 @@ class LionK(AbstractFlow):
             pull = self._pull(state)
             gap = gap + self.function.conjugate(pull) - vdot(pull, m)
         return self._weight() / self.momentum_rate * gap
+
+    def discrete_equivalent(self, scheme: "AbstractScheme", step_size: Array) -> optax.GradientTransformation | None:
+        from .._scheme.exponential import ExponentialEuler
+        from .._scheme.semi_implicit import SemiImplicitEuler
+        from .._scheme.tableaus import Euler
+
+        old_momentum = isinstance(scheme, Euler)
+        if isinstance(scheme, ExponentialEuler):
+            kept = jnp.exp(-self.momentum_rate * step_size)
+        elif old_momentum or isinstance(scheme, SemiImplicitEuler):
+            kept = 1 - self.momentum_rate * step_size
+        else:
+            return None
+        weights = self.gradient_weight, self.weight_decay
+        return momentum_through(self.function.gradient, step_size, kept, *weights, new_momentum=not old_momentum)
 
     def decay(self, t: Array, state: State) -> PyTree:
         return self.momentum_rate

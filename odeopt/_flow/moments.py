@@ -1,10 +1,11 @@
 """What flows share that remember averages of the gradient and of its squares, and divide by the root of the latter."""
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, PyTree
 
 from .._hyperparameter import concrete
@@ -12,6 +13,9 @@ from .._objective.oracle import Oracle
 from .._tree import size
 from .base import AbstractFlow, State
 from .open_scale import calibrated, check_positive, root_mean_square, with_open
+
+if TYPE_CHECKING:
+    from .._scheme.base import AbstractScheme
 
 _Self = TypeVar("_Self", bound="AbstractMomentFlow")
 
@@ -51,6 +55,21 @@ class AbstractMomentFlow(AbstractFlow):
         from .._scheme.exponential import ExponentialEuler
 
         return ExponentialEuler(), LyapunovControl()
+
+    def discrete_equivalent(self, scheme: "AbstractScheme", step_size: Array) -> optax.GradientTransformation | None:
+        from .._scheme.exponential import ExponentialEuler
+        from .._scheme.semi_implicit import SemiImplicitEuler
+
+        a, b = self.momentum_rate, self.scaling_rate
+        if isinstance(scheme, ExponentialEuler):
+            return self.optimizer(step_size, jnp.exp(-a * step_size), jnp.exp(-b * step_size))
+        if isinstance(scheme, SemiImplicitEuler):
+            return self.optimizer(step_size, 1 - a * step_size, 1 - b * step_size)
+        return None
+
+    def optimizer(self, step_size: Array, b1: Array, b2: Array) -> optax.GradientTransformation | None:
+        r"""The discrete optimizer that moves the averages first, by \(\beta_1\) and \(\beta_2\), if there is one."""
+        return None
 
     def _calibrated_epsilon(self) -> Array:
         return calibrated(self, "epsilon")

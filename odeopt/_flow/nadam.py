@@ -11,12 +11,14 @@ differential equations to model first-order adaptive algorithms.)
 
 import equinox as eqx
 import jax
+import optax
 from jaxtyping import Array
 
 from .._hyperparameter import concrete, hyperparameter
 from .._objective.oracle import Oracle
 from .._tree import vdot
 from .base import State
+from .discrete import preconditioned_momentum
 from .moments import check_scaling_rate
 from .preconditioned_momentum import AbstractPreconditionedMomentum
 
@@ -53,7 +55,7 @@ class NAdam(AbstractPreconditionedMomentum):
     """
 
     momentum_rate: Array = eqx.field(converter=hyperparameter, default=1.0)
-    scaling_rate: Array = eqx.field(converter=hyperparameter, default=1.0)
+    scaling_rate: Array = eqx.field(converter=hyperparameter, default=0.5)
     gradient_weight: Array = eqx.field(converter=hyperparameter, default=1 / 9)
     epsilon: Array | None = eqx.field(converter=hyperparameter, default=None)
 
@@ -78,3 +80,7 @@ class NAdam(AbstractPreconditionedMomentum):
         (_, v), g = state.memory, oracle.gradient
         scaled = jax.tree.map(lambda v, g: g / self.denominator(v), v, g)
         return super().dissipation(t, state, oracle) - self.gradient_weight * vdot(g, scaled)
+
+    def optimizer(self, step_size: Array, b1: Array, b2: Array) -> optax.GradientTransformation:
+        squares = self.kept_squares(b2, step_size)
+        return preconditioned_momentum(step_size, b1, squares, self.denominator, gradient_weight=self.gradient_weight)

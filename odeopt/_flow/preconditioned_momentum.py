@@ -10,14 +10,17 @@ adaptive algorithms.)
 """
 
 import abc
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, PyTree
 
 from .._objective.oracle import Oracle
 from .._tree import vdot
 from .base import State
+from .discrete import exponential_average, preconditioned_momentum
 from .moments import AbstractMomentFlow
 
 
@@ -36,6 +39,13 @@ class AbstractPreconditionedMomentum(AbstractMomentFlow):
     def growth(self, v: Array, slope: Array) -> Array:
         r"""\((\ln D)'\) where \(v' =\) `slope`."""
         return slope / (2 * self.denominator(v) ** 2)
+
+    def kept_squares(self, b2: Array, step_size: Array) -> Callable[[Array, Array], Array]:
+        r"""\(v\) and \(g\) to \(v\) after a step: the discrete form of `scaling_slope`."""
+        return exponential_average(b2)
+
+    def optimizer(self, step_size: Array, b1: Array, b2: Array) -> optax.GradientTransformation | None:
+        return preconditioned_momentum(step_size, b1, self.kept_squares(b2, step_size), self.denominator)
 
     def vector_field(self, t: Array, state: State, oracle: Oracle) -> State:
         (m, v), g = state.memory, oracle.gradient

@@ -17,12 +17,14 @@ preconditioners.)
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, PyTree
 
 from .._hyperparameter import concrete, hyperparameter
 from .._objective.oracle import Oracle
 from .._tree import vdot
 from .base import State
+from .discrete import averaged_shampoo
 from .matrices import as_matrix, times
 from .moments import AbstractMomentFlow, check_scaling_rate
 
@@ -120,6 +122,9 @@ class Shampoo(AbstractMomentFlow):
         m, statistics = state.memory
         return jax.tree.map(lambda m: factor * m, m), statistics
 
+    def optimizer(self, step_size: Array, b1: Array, b2: Array) -> optax.GradientTransformation:
+        return averaged_shampoo(step_size, b1, b2, self._shift)
+
     def _preconditioned(self, state: State) -> PyTree:
         def leaf(m, L, R):
             return times(self._root(L), as_matrix(m), self._root(R)).reshape(m.shape)
@@ -128,7 +133,10 @@ class Shampoo(AbstractMomentFlow):
         return jax.tree.map(leaf, m, left, right)
 
     def _root(self, matrix: Array) -> Array:
-        return inverse_fourth_root(matrix, self.ridge * jnp.trace(matrix) + self._calibrated_epsilon() ** 2)
+        return inverse_fourth_root(matrix, self._shift(matrix))
+
+    def _shift(self, matrix: Array) -> Array:
+        return self.ridge * jnp.trace(matrix) + self._calibrated_epsilon() ** 2
 
 
 def _rows(gradient: Array) -> Array:

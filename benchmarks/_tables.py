@@ -1,0 +1,98 @@
+"""The results of the catalogue as Markdown; imports nothing but the standard library, as the documentation reads it."""
+
+PRECISIONS = ("float64", "float32")
+SWEPT = ("adam", "nadam", "lion", "momentum sgd")
+PARAMETER_FREE = ("prodigy", "dadapt_adamw")
+# The flow of `odeopt.Solver()`.
+DEFAULT = "Adam"
+# In place of names that would make a column wide.
+SHORT = {"AdaptiveRestart(Nesterov())": "Nesterov, restarted", "AdaptiveRestart(Adam())": "Adam, restarted"}
+
+
+def flows(results: dict, precision: str) -> str:
+    """All flows on all problems."""
+    problems = results.get(precision, {})
+    names = list(dict.fromkeys(name for rows in problems.values() for name in rows if not is_peer(name)))
+    lines = _head("flow", problems)
+    for name in names:
+        cells = [_cell(rows.get(name), _best(rows, names)) for rows in problems.values()]
+        lines.append(_line(SHORT.get(name, name), cells))
+    return "\n".join(lines)
+
+
+def peers(results: dict, precision: str) -> str:
+    """The default flow, and every peer at the rate that suits each problem best."""
+    problems = {name: rows for name, rows in results.get(precision, {}).items() if any(map(is_peer, rows))}
+    lines = _head("problem", (DEFAULT, *SWEPT, *PARAMETER_FREE))
+    for problem, rows in problems.items():
+        chosen = [DEFAULT, *(_at_best(rows, family) for family in (*SWEPT, *PARAMETER_FREE))]
+        best = _best(rows, [name for name in chosen if name])
+        cells = [
+            _cell(rows.get(name), best) + (f" at {name.split()[-1]}" if family in SWEPT and name else "")
+            for family, name in zip((DEFAULT, *SWEPT, *PARAMETER_FREE), chosen, strict=True)
+        ]
+        lines.append(_line(problem, cells))
+    return "\n".join(lines)
+
+
+def one_rate(results: dict, precision: str) -> str:
+    """On how many problems the default flow is better than each peer with one rate for all problems."""
+    problems = {name: rows for name, rows in results.get(precision, {}).items() if any(map(is_peer, rows))}
+    contestants = list(dict.fromkeys(name for rows in problems.values() for name in rows if is_peer(name)))
+    lines = _head("one rate for all problems", ("problems solved", f"problems on which {DEFAULT} is better"))
+    solved = {name: sum(_solved(rows[name]) for rows in problems.values() if name in rows) for name in contestants}
+    for family in (*SWEPT, *PARAMETER_FREE):
+        members = [name for name in contestants if _family(name) == family]
+        if members:
+            name = max(members, key=lambda name: solved[name])
+            met = [rows for rows in problems.values() if name in rows and DEFAULT in rows]
+            better = sum(score(rows[DEFAULT]) < score(rows[name]) for rows in met)
+            lines.append(_line(name, [f"{solved[name]} of {len(met)}", f"{better} of {len(met)}"]))
+    return "\n".join(lines)
+
+
+def is_peer(name: str) -> bool:
+    return _family(name) in (*SWEPT, *PARAMETER_FREE)
+
+
+def score(row: dict) -> tuple:
+    """The smaller the better: of many starts first the share solved; then the cost if solved, otherwise the loss."""
+    if row["lanes"]:
+        return -row["solved"], row["cost"]
+    return (0, row["cost"]) if _solved(row) else (1, row["loss"])
+
+
+def _solved(row: dict) -> bool:
+    """More than half of the seeds, so that the median of the costs is that of a solution; of starts in lanes all."""
+    return row["solved"] == 1 if row["lanes"] else row["solved"] > 0.5
+
+
+def _family(name: str) -> str:
+    family, _, last = name.rpartition(" ")
+    return family if "e-" in last or "e+" in last else name
+
+
+def _at_best(rows: dict, family: str) -> str | None:
+    members = [name for name in rows if _family(name) == family]
+    return min(members, key=lambda name: score(rows[name])) if members else None
+
+
+def _best(rows: dict, names: list[str]) -> tuple:
+    return min((score(rows[name]) for name in names if name in rows), default=())
+
+
+def _cell(row: dict | None, best: tuple) -> str:
+    if row is None:
+        return ""
+    text = f"{row['cost']:,.0f}".replace(",", " ") if row["lanes"] or _solved(row) else f"loss {row['loss']:.1e}"
+    if row["solved"] < 1 and (row["lanes"] or row["solved"] > 0):
+        text += f" ({row['solved']:.1%})" if row["lanes"] else f" ({row['solved']:.0%})"
+    return f"**{text}**" if score(row) == best else text
+
+
+def _head(first: str, columns) -> list[str]:
+    return [_line(first, columns), "|---|" + "---:|" * len(columns)]
+
+
+def _line(first: str, cells) -> str:
+    return f"| {first} | " + " | ".join(cells) + " |"
