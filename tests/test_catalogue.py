@@ -115,15 +115,19 @@ def test_every_flow_is_verified_with_what_it_recommends(flow):
     assert report.passed, str(report)
 
 
+# Explicit schemes of first order cannot leave rest: where the memory is zero their first step changes the memory only.
+STUCK = {"Euler", "RKC1", "RKL1"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("flow", "scheme"), PAIRS)
 def test_every_scheme_lowers_the_energy_of_every_flow_at_every_step(flow, scheme):
     solution = run(odeopt.Solver(CATALOGUE[flow](), EVERY_SCHEME[scheme](), odeopt.LyapunovControl()))
-    # A scheme that cannot leave rest takes no step.
     if len(solution.history.trimmed().t):
         check_steps(solution)
     else:
-        assert solution.result == odeopt.RESULTS.step_underflow, str(solution)
+        assert scheme in STUCK, str(solution)
+        assert int(solution.stats["rejected"]) == STEPS
 
 
 # Every controller on each of three flows; in the quick set on one of them, in turn.

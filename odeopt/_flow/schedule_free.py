@@ -34,10 +34,14 @@ class ScheduleFree(AbstractFlow):
     On convex functions \(f(x) - f^*\) falls like \(1/t\). With `SemiImplicitEuler` at constant step and no delay it is
     schedule-free gradient descent, with equal weights of all iterates. The memory is \(z\), at first the position.
 
-    **Arguments:** `interpolation`: \(\beta\), \(0 \le \beta \le 1\): 1 is primal averaging, which has an energy for
-    every function; below, gradients are taken nearer to \(z\) than to the average, and the certificate is for convex
-    ones only (not convex: while \((1 - \beta) \rho\, t \le 3/2\), with \(-\rho\) the lowest curvature). A gradient at
-    \(y\) besides that at \(x\) is then needed.
+    **Arguments:**
+
+    - `interpolation`: \(\beta\), \(0 \le \beta \le 1\): 1 is primal averaging, which has an energy for every function;
+        below, gradients are taken nearer to \(z\) than to the average, and the certificate is for convex ones only (not
+        convex: while \((1 - \beta) \rho\, t \le 3/2\), with \(-\rho\) the lowest curvature). A gradient at \(y\)
+        besides that at \(x\) is then needed.
+    - `delay`: \(s \ge 0\), in units of time: the average begins as if the start had been held for so long. Without any
+        its rate \(1/t\) is infinite at first. `None` (default): a hundredth of the unit of time.
 
     Unit of time: \([x]^2 / [f]\), as for `GradientFlow`.
     **Raises:** `ValueError` for an interpolation out of range. Source: Defazio et al. (2024).
@@ -51,7 +55,6 @@ class ScheduleFree(AbstractFlow):
     """
 
     interpolation: Array = eqx.field(converter=hyperparameter, default=1.0)
-
     delay: Array | None = eqx.field(converter=hyperparameter, default=None)
 
     def __check_init__(self):
