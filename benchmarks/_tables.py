@@ -1,23 +1,60 @@
 """The results of the catalogue as Markdown; imports nothing but the standard library, as the documentation reads it."""
 
+import math
+
 PRECISIONS = ("float64", "float32")
 SWEPT = ("adam", "nadam", "lion", "momentum sgd")
 PARAMETER_FREE = ("prodigy", "dadapt_adamw")
 # The flow of `odeopt.Solver()`.
 DEFAULT = "Adam"
-# In place of names that would make a column wide.
-SHORT = {"AdaptiveRestart(Nesterov())": "Nesterov, restarted", "AdaptiveRestart(Adam())": "Adam, restarted"}
+# All constants that a flow can set by itself are left open. AdamW and flows with a regulariser or a constraint solve
+# other problems, and those with a metric, a potential or a kinetic energy of the user's are not at any default.
+FLOWS = (
+    *("GradientFlow", "PGradient(power=3)", "Normalized", "SmoothSign", "Sign", "ClippedByNorm", "ClippedByCoordinate"),
+    *("Spectral", "AdaGrad", "RMSProp", "AEGD(shift=1)"),
+    *("HeavyBall", "Nesterov", "AdaptiveRestart(Nesterov())", "BregmanLagrangian", "HighResolutionNesterov", "DIN"),
+    *("HNAG", "Relativistic", "FrictionAdaptive", "EnergyFriction", "GraphTracking"),
+    *(
+        "Adam",
+        "AdaptiveRestart(Adam())",
+        "BiasCorrectedAdam",
+        "NAdam",
+        "AdaGradMomentum",
+        "AMSGrad",
+        "Padam",
+        "Shampoo",
+    ),
+    *("Lion", "Muon", "ScheduleFree"),
+)
+# Between the name of a flow and that of a scheme.
+WITH = " + "
+# In place of names that would make a table wide.
+SHORT = {
+    "AdaptiveRestart(Nesterov())": "Nesterov, restarted",
+    "AdaptiveRestart(Adam())": "Adam, restarted",
+    "quadratic, condition 1e4": "quadratic",
+    "logistic regression": "logistic",
+    "digits, cross-entropy": "digits, entropy",
+    "digits, mean square": "digits, square",
+}
 
 
 def flows(results: dict, precision: str) -> str:
     """All flows on all problems."""
     problems = results.get(precision, {})
-    names = list(dict.fromkeys(name for rows in problems.values() for name in rows if not is_peer(name)))
-    lines = _head("flow", problems)
-    for name in names:
-        cells = [_cell(rows.get(name), _best(rows, names)) for rows in problems.values()]
-        lines.append(_line(SHORT.get(name, name), cells))
-    return "\n".join(lines)
+    names = {name for rows in problems.values() for name in rows}
+    return _rows("flow", problems, [name for name in FLOWS if name in names])
+
+
+def schemes(results: dict, precision: str) -> str:
+    """Flows with other schemes than the recommended one, below the same with that."""
+    problems = results.get(precision, {})
+    others = dict.fromkeys(name for rows in problems.values() for name in rows if WITH in name)
+    tables = []
+    for flow in dict.fromkeys(name.split(WITH)[0] for name in others):
+        names = [flow, *(name for name in others if name.split(WITH)[0] == flow)]
+        tables.append(_rows("flow and scheme", problems, names))
+    return "\n\n".join(tables)
 
 
 def peers(results: dict, precision: str) -> str:
@@ -84,10 +121,39 @@ def _best(rows: dict, names: list[str]) -> tuple:
 def _cell(row: dict | None, best: tuple) -> str:
     if row is None:
         return ""
-    text = f"{row['cost']:,.0f}".replace(",", " ") if row["lanes"] or _solved(row) else f"loss {row['loss']:.1e}"
-    if row["solved"] < 1 and (row["lanes"] or row["solved"] > 0):
-        text += f" ({row['solved']:.1%})" if row["lanes"] else f" ({row['solved']:.0%})"
+    text = _number(row["cost"]) if row["lanes"] or _solved(row) else f"loss {row['loss']:.1e}"
+    if row["lanes"] and row["solved"] < 1:
+        # Rounded down: one start that failed is not all of them.
+        text += f" ({int(1000 * row['solved']) / 10:.1f}%)"
+    elif 0 < row["solved"] < 1:
+        text += f" ({row['solved']:.0%})"
     return f"**{text}**" if score(row) == best else text
+
+
+def _rows(first: str, problems: dict, names: list[str]) -> str:
+    problems = {problem: rows for problem, rows in problems.items() if any(name in rows for name in names)}
+    lines = _head(first, [*(SHORT.get(problem, problem) for problem in problems), "mean"])
+    for name in names:
+        cells = [_cell(rows.get(name), _best(rows, names)) for rows in problems.values()]
+        lines.append(_line(SHORT.get(name, name), [*cells, _mean([rows.get(name) for rows in problems.values()])]))
+    return "\n".join(lines)
+
+
+def _mean(rows: list[dict | None]) -> str:
+    """The geometric mean of all costs, a problem that is not solved counted as twice its budget."""
+    if None in rows:
+        return ""
+    costs = []
+    for row in rows:
+        if row["lanes"]:
+            costs.append(row["cost"] / max(row["solved"], 1e-3))
+        else:
+            costs.append(row["cost"] if _solved(row) else 2 * row["budget"])
+    return _number(math.exp(sum(map(math.log, costs)) / len(costs)))
+
+
+def _number(cost: float) -> str:
+    return f"{cost:,.0f}".replace(",", " ")
 
 
 def _head(first: str, columns) -> list[str]:

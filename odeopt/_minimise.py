@@ -87,9 +87,8 @@ def minimise(
 def check_settings(solver, stop, max_steps, history) -> None:
     """What `minimise` and `train` have in common, checked before anything is traced."""
     if not isinstance(solver, Solver):
-        raise TypeError(
-            f"solver must be an odeopt.Solver; got {type(solver).__name__}. Write odeopt.Solver(odeopt.Adam()), say."
-        )
+        given = f"the class {solver.__name__}" if isinstance(solver, type) else type(solver).__name__
+        raise TypeError(f"solver must be an odeopt.Solver; got {given}. Write odeopt.Solver(odeopt.Adam()), say.")
     if stop is not None and not isinstance(stop, Stop):
         raise TypeError(f"stop={stop!r}: expected an odeopt.Stop, such as odeopt.Stop(gradient_norm=1e-5).")
     if history not in HISTORIES:

@@ -56,18 +56,24 @@ class RESULTS(eqx.Enumeration, metaclass=_Sentences):
     )
     energy_rises = (
         "The declared energy rises along the flow here (dV/dt > 0), so that no short step can lower it: the energy is "
-        "not one of this flow. Check signs and factors in vector_field and energy."
+        "not one of this flow. Check signs and factors in vector_field and energy. A balance law, such as AdamW's, "
+        "needs BalanceControl; a metric, a preconditioner or a speed of yours has to be positive."
     )
     step_underflow = (
-        "No step size in the controller's range lowers the energy as it should. Usual causes: the energy is not one of "
+        "No step size in the controller's range (or not the only one, if it is constant) leads to a finite state whose "
+        "energy is as low as it should be. Usual causes: the energy is not one of "
         "this flow (check signs in vector_field and energy); the flow is at rest under a scheme that cannot leave it "
         "(use SemiImplicitEuler); a constant step is too long, so that the run diverged; the start is as good as this "
         "precision allows; the loss has a jump here."
     )
-    nonfinite_start = "The loss or the energy is not a finite number at the start. Start elsewhere, or mend the loss."
+    nonfinite_start = (
+        "The loss or the energy is not a finite number at the start. Start elsewhere, or mend the loss. Some flows "
+        "have a domain: positive parameters under an entropy, parameters within 1 / weight_decay under Lion and Muon."
+    )
     nonfinite_dissipation = (
         "The rate of change of the energy or the gradient is not a finite number here, although the loss is. Mend "
-        "the gradient (a square root or a norm at zero is the usual cause)."
+        "the gradient (a square root or a norm at zero is the usual cause), or shorten a constant step with which the "
+        "run has diverged."
     )
     unbounded_below = "The loss falls without bound: it has no minimum to be found."
     interrupted = "The run was interrupted; the best point so far is returned."

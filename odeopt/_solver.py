@@ -1,5 +1,6 @@
 """A solver: flow, scheme and controller."""
 
+import diffrax
 import equinox as eqx
 
 from ._controller.base import AbstractController
@@ -64,4 +65,6 @@ class Solver(eqx.Module):
 def _expect(name: str, given, kind: type):
     if not isinstance(given, kind):
         hint = f" Did you mean {given.__name__}()?" if isinstance(given, type) else ""
+        if isinstance(given, diffrax.AbstractSolver):
+            hint = f" Write odeopt.from_diffrax(diffrax.{type(given).__name__}())."
         raise TypeError(f"Solver({name}=...): expected an odeopt.{kind.__name__}, got {given!r}.{hint}")

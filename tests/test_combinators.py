@@ -81,6 +81,20 @@ def test_groups_train_an_equinox_model_by_the_names_of_its_parameters():
     assert float(solution.loss) < 0.5 * float(loss(model, x))
 
 
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize("groups", [{"a": odeopt.Adam()}, [("a", odeopt.Adam(), 1)]])
+def test_groups_that_are_no_pairs_are_refused(groups):
+    with pytest.raises(TypeError, match=r"expected pairs \[\(pattern, flow\)"):
+        odeopt.PerGroup(groups)
+
+
+def test_a_speed_may_be_a_number_and_must_be_a_scalar():
+    solution = run(bowl, odeopt.Rescaled(odeopt.GradientFlow(), lambda t, state, oracle: 2.0), jnp.ones(3))
+    assert solution.loss < bowl(jnp.ones(3), None)
+    with pytest.raises(TypeError, match=r"expected a function to a scalar, got one to shape \(3,\)"):
+        run(bowl, odeopt.Rescaled(odeopt.GradientFlow(), lambda t, state, oracle: state.position), jnp.ones(3))
+
+
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
@@ -88,6 +102,10 @@ def test_groups_train_an_equinox_model_by_the_names_of_its_parameters():
         ([("a", None), ("b", None)], "no group has a flow"),
         ([("(", odeopt.HeavyBall())], "no regular expression"),
         ([("c", odeopt.HeavyBall()), ("a|b", None)], "all parameters are in frozen groups"),
+        ([("c", odeopt.HeavyBall()), (".", odeopt.Adam())], "the pattern 'c' is found in no path"),
+        ([("a", odeopt.AEGD(shift=1.0)), ("b", odeopt.Adam())], "energy of AEGD .* does not contain the objective"),
+        ([("a", odeopt.Rescaled(odeopt.AEGD(shift=1.0), abs)), ("b", None)], "energy of Rescaled .* does not contain"),
+        ([("a", odeopt.PrimalDual(jnp.ones((1, 1)), jnp.ones(1))), ("b", None)], "energy of PrimalDual .* not contain"),
     ],
 )
 def test_groups_that_cannot_be_meant_are_refused(groups, message):

@@ -49,9 +49,13 @@ def test_the_maximum_test_is_that_of_grippo_lampariello_and_lucidi():
 
 
 def test_the_balance_test_holds_the_energy_to_its_rate_where_that_is_positive_too():
-    problem = PROBLEMS["two"]
+    flow, problem = odeopt.AdamW(scaling_rate=1.0), PROBLEMS["two"]
     solution = run(
-        odeopt.AdamW(), odeopt.ExponentialEuler(), odeopt.BalanceControl(search=SEARCH), problem, max_steps=2000
+        odeopt.AdamW(scaling_rate=1.0),
+        odeopt.ExponentialEuler(),
+        odeopt.BalanceControl(search=SEARCH),
+        problem,
+        max_steps=2000,
     )
     energy, rate, h = energies(solution), rates(solution)[:-1], solution.history.trimmed().step_size
     # A quarter of a fall is asked for, and seven quarters of a rise are allowed.
@@ -61,7 +65,7 @@ def test_the_balance_test_holds_the_energy_to_its_rate_where_that_is_positive_to
     assert np.any(np.diff(energy) > 0)
     # Where the energy must fall no step is possible from the start.
     assert solution.result == odeopt.RESULTS.converged
-    held = run(odeopt.AdamW(), odeopt.ExponentialEuler(), SEARCH, problem)
+    held = run(flow, odeopt.ExponentialEuler(), SEARCH, problem)
     assert held.result == odeopt.RESULTS.energy_rises
 
 
@@ -91,8 +95,29 @@ def test_the_shadow_energy_falls_where_the_energy_does_not():
     g = np.array([problem.gradient(point) for point in x])
     energy, inner, rate, h = energies(solution), np.sum(v * g, axis=1), rates(solution), history.step_size
     shadow = np.diff(energy) - 0.5 * h * np.diff(inner)
-    assert np.all(shadow <= 0.25 * h * rate[:-1] + 1e-12)
+    assert np.all(np.minimum(shadow, np.diff(energy)) <= 0.25 * h * rate[:-1] + 1e-12)
     assert np.any(np.diff(energy) > 1e-9), "the energy never rose: the shadow made no difference"
+    average = energy[0]
+    for after in energy[1:]:
+        assert after <= average + 1e-12
+        average = 0.8 * average + 0.2 * after
+
+
+def steep_and_flat(x, _):
+    return 0.5 * jnp.sum(jnp.array([1.0, 10.0, 100.0]) * x**2)
+
+
+def quartic(x, _):
+    return jnp.sum(x**4)
+
+
+@pytest.mark.parametrize("fn", [steep_and_flat, quartic])
+@pytest.mark.parametrize("controller", [odeopt.ShadowControl(), odeopt.AdaptiveControl()])
+def test_a_flow_that_starts_at_rest_arrives(controller, fn):
+    """At rest the rate is zero, and after it grows by more than the step: neither may hold the step size down."""
+    solver = odeopt.Solver(odeopt.HeavyBall(friction=0.5), odeopt.SemiImplicitEuler(), controller)
+    solution = odeopt.minimise(fn, solver, jnp.ones(3), stop=odeopt.Stop(gradient_norm=1e-4), throw=False)
+    assert solution.result == odeopt.RESULTS.converged, str(solution)
 
 
 def test_the_defect_model_chooses_the_published_step():
@@ -224,6 +249,7 @@ def test_interpolation_shortens_to_the_minimum_of_the_parabola():
         (lambda: odeopt.DefectControl(decrease=1.0), "decrease"),
         (lambda: odeopt.DefectControl(rate="end"), "rate"),
         (lambda: odeopt.AdaptiveControl(defect=None), "nothing chooses the step size"),
+        (lambda: odeopt.ShadowControl(weight=1.0), r"ShadowControl\(weight=1.0\): expected 0 <= weight < 1"),
         (lambda: odeopt.AdaptiveControl(step=0.0), "all 0"),
         (lambda: odeopt.AdaptiveControl(defect=2.0), "defect"),
         (lambda: odeopt.PID(integral=-1.0), "integral"),

@@ -255,6 +255,7 @@ def test_a_flow_is_no_solver(solver):
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
+        ((odeopt.Adam(), diffrax.Tsit5()), r"Solver\(scheme=.*Write odeopt.from_diffrax\(diffrax.Tsit5\(\)\)"),
         ((odeopt.Adam,), r"Solver\(flow=\.\.\.\): expected an odeopt.AbstractFlow.*Did you mean Adam\(\)\?"),
         ((odeopt.Heun(),), r"Solver\(flow=\.\.\.\)"),
         ((odeopt.GradientFlow(), diffrax.Heun()), r"Solver\(scheme=\.\.\.\): expected an odeopt.AbstractScheme"),

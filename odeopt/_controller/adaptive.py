@@ -37,8 +37,8 @@ class AdaptiveControl(AbstractController):
 
     - `relative`, `absolute`, `step`: the tolerance, see `Tolerance`; all `None` (default): the local error is not
         looked at. `step` needs no unit: 1/2 with explicit Euler is the step \(1/L\) on a quadratic.
-    - `defect`: the wanted \(|1 - \rho|\), in (0, 1); `None`: the dissipation decides on keeping a step, and not on the
-        next.
+    - `defect`: the wanted \(|1 - \rho|\), in (0, 1); beside the rate at one end (`rate` `"start"` or `"trial"`) the
+        wanted \(1 - \rho\). `None`: the dissipation decides on keeping a step, and not on the next.
     - `decrease`: \(\lambda\), \(0 \le \lambda < 1\); `None`: the energy may rise (error control alone).
     - `pid`: the step size controller of both.
     - `rate`: as in `LyapunovControl`; `"quadrature"` makes the ratio as accurate as the scheme.
@@ -129,9 +129,11 @@ class AdaptiveControl(AbstractController):
             factors.append(self.pid.factor(attempt.error, state.errors, attempt.error_order))
             errors = state.errors.after(attempt.error, accepted)
         if self.defect is not None:
-            lost = self._lost(attempt)
-            factors.append(self.pid.factor(lost, state.ratios, self._ratio_order(attempt)))
-            ratios = state.ratios.after(lost, accepted)
+            lost, known = self._lost(attempt)
+            allowed = self.pid.factor(lost, state.ratios, self._ratio_order(attempt))
+            # A ratio that rounding hides speaks neither for a longer step nor for a shorter one.
+            factors.append(jnp.where(known, allowed, 1.0).astype(allowed.dtype))
+            ratios = state.ratios.after(lost, accepted & known)
         factor = jnp.min(jnp.stack(factors))
         factor = jnp.where(attempt.finite, factor, 1 / self.pid.shrink)
         # A rejected step is never tried again as it is, nor nearly so; and after a rejection nothing grows.
@@ -144,14 +146,16 @@ class AdaptiveControl(AbstractController):
     def exhausted(self, state: _AdaptiveState) -> Array:
         return (state.rejections >= self.max_rejections) | (state.step_size < self.minimum_step_size)
 
-    def _lost(self, attempt: Attempt) -> Array:
-        """The dissipation that a step loses, in units of the wanted; as wanted where rounding hides it."""
+    def _lost(self, attempt: Attempt) -> tuple[Array, Array]:
+        """The dissipation that a step loses, in units of the wanted, and whether rounding lets it be known."""
         assert self.defect is not None
         expected = attempt.step_size * attempt.rate
-        seen = (jnp.abs(attempt.change) > attempt.rounding) & (expected < 0)
         ratio = attempt.change / jnp.where(expected < 0, expected, 1.0)
-        lost = jnp.abs(1 - ratio) / self.defect
-        return jnp.where(seen & jnp.isfinite(lost), lost, 1.0).astype(attempt.step_size.dtype)
+        # With the stages of the step a gain is as much an error as a loss. Beside the rate at one end it is none: that
+        # of a flow that starts at rest multiplies within a step.
+        lost = (jnp.abs(1 - ratio) if self.rate == "quadrature" else jnp.maximum(1 - ratio, 0.0)) / self.defect
+        known = (jnp.abs(attempt.change) > attempt.rounding) & (expected < 0) & jnp.isfinite(lost)
+        return jnp.where(known, lost, 1.0).astype(attempt.step_size.dtype), known
 
     def _ratio_order(self, attempt: Attempt) -> float:
         return float(attempt.order) if self.rate == "quadrature" else 1.0

@@ -19,7 +19,8 @@ class ScheduledStep(AbstractController):
     r"""The classical optimizer with a schedule: step \(n\) has the length \(s(n)\), and every finite step is kept.
 
     **Arguments:** `schedule`: a schedule of optax, or any function from the number of the step (from 0, an integer
-    array) to the step size in the flow's unit of time, that JAX can trace.
+    array) to the step size in the flow's unit of time, that JAX can trace. A step size that is not positive ends the
+    run; a warm-up begins with a positive one.
 
     **Raises:** `TypeError` if it is not callable, `ValueError` if its first step size is not positive and finite.
 
@@ -56,7 +57,7 @@ class ScheduledStep(AbstractController):
         return jnp.full_like(step_size, jnp.inf)
 
     def judge(self, state: _ScheduledState, attempt: Attempt) -> Array:
-        return jnp.where(attempt.finite, Verdict.ACCEPT, Verdict.REJECT).astype(jnp.int32)
+        return jnp.where(attempt.finite & (attempt.step_size > 0), Verdict.ACCEPT, Verdict.REJECT).astype(jnp.int32)
 
     def update(self, state: _ScheduledState, attempt: Attempt, verdict: Array, accepted: Array) -> _ScheduledState:
         return _ScheduledState(state.count + accepted.astype(jnp.int32), ~accepted)

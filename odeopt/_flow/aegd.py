@@ -14,6 +14,8 @@ for any \(f > -c\). From \(r = F\) at the start \(r\) stays equal to \(F\), so t
 approach for gradient flows.)
 """
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -57,6 +59,8 @@ class AEGD(AbstractFlow):
         solution = odeopt.minimise(lambda x, _: jnp.sum(x**2), solver, jnp.ones(2))
         ```
     """
+
+    weighs_objective: ClassVar[bool] = False
 
     shift: Array = eqx.field(converter=hyperparameter)
     elementwise: bool = eqx.field(static=True, default=False)

@@ -69,7 +69,8 @@ class AbstractFlow(eqx.Module):
     bounded below), `"convex_only"` or `"balance_law"` (rate known, sign not); `judged_by`: which of two points is the
     better answer: that of lower `"loss"`, or, for a flow that minimises something else than the objective alone (a
     regulariser, a constraint), that of lower `"energy"`; `continuous`: whether the vector field is, so that there are
-    solutions and orders of convergence to speak of.
+    solutions and orders of convergence to speak of; `weighs_objective`: whether \(V = c f + \dots\) with \(c > 0\), so
+    that `PerGroup` can put it together with others.
 
     !!! example "Heavy ball in ten lines"
 
@@ -92,6 +93,7 @@ class AbstractFlow(eqx.Module):
     certificate: ClassVar[str] = "lyapunov"
     judged_by: ClassVar[str] = "loss"
     continuous: ClassVar[bool] = True
+    weighs_objective: ClassVar[bool] = True
 
     @abc.abstractmethod
     def init(self, params: PyTree) -> State:

@@ -10,7 +10,7 @@ with \(V_k'\) the rate of flow \(k\) as if the other parameters stood still: the
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import equinox as eqx
 import jax
@@ -36,8 +36,9 @@ class PerGroup(AbstractFlow):
 
     The position is that of all parameters; the memory a tuple with that of each flow. Every flow keeps its own clock
     rate: all groups share one step size.
-    **Raises:** `ValueError` for a pattern that is no regular expression, or, when a run starts, if a parameter is in no
-    group or all are frozen; `TypeError` if a flow is none.
+    **Raises:** `ValueError` for a pattern that is no regular expression, for a flow whose energy does not contain the
+    objective (`AEGD`, `PrimalDual`), or, when a run starts, if a parameter is in no group, a pattern is found in no
+    path, or all are frozen; `TypeError` if `groups` are no pairs or a flow is none.
 
     !!! example
 
@@ -53,9 +54,18 @@ class PerGroup(AbstractFlow):
     flows: tuple[AbstractFlow | None, ...]
 
     def __init__(self, groups: Sequence[tuple[str, AbstractFlow | None]]):
+        if isinstance(groups, Mapping) or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in groups):
+            raise TypeError(
+                f"PerGroup: expected pairs [(pattern, flow), ...], in the order of precedence; got {groups!r}."
+            )
         for pattern, flow in groups:
             if not (flow is None or isinstance(flow, AbstractFlow)):
                 raise TypeError(f"PerGroup: the group {pattern!r} has {flow!r}; expected a flow, or None to freeze it.")
+            if flow is not None and not flow.weighs_objective:
+                raise ValueError(
+                    f"PerGroup: the energy of {type(flow).__name__} (group {pattern!r}) does not contain the "
+                    "objective, which all groups have to share. Use it for the whole model, or another flow here."
+                )
             try:
                 re.compile(pattern)
             except re.error as error:
@@ -180,6 +190,10 @@ class PerGroup(AbstractFlow):
                 )
         if all(self.flows[k] is None for k in map(self._group_of, paths) if k is not None):
             raise ValueError("PerGroup: all parameters are in frozen groups, so that nothing would be trained.")
+        texts = [jax.tree_util.keystr(path) for path in paths]
+        for pattern in self.patterns:
+            if not any(re.search(pattern, text) for text in texts):
+                raise ValueError(f"PerGroup: the pattern {pattern!r} is found in no path of a parameter: {texts}.")
 
 
 def _split(flow: AbstractFlow, t: Array, state: State, oracle: Oracle) -> tuple[Array, Array]:

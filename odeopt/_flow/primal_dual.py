@@ -55,6 +55,7 @@ class PrimalDual(AbstractFlow):
     augmentation: Array = eqx.field(converter=hyperparameter, default=1.0)
     certificate: ClassVar[str] = "convex_only"
     judged_by: ClassVar[str] = "energy"
+    weighs_objective: ClassVar[bool] = False
 
     def __check_init__(self):
         if eqx.is_array(self.matrix) and (self.matrix.ndim != 2 or self.target.shape != self.matrix.shape[:1]):

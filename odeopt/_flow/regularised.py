@@ -55,6 +55,10 @@ class L2Regularised(AbstractFlow):
     def certificate(self) -> str:
         return self.flow.certificate
 
+    @property
+    def weighs_objective(self) -> bool:
+        return self.flow.weighs_objective
+
     def init(self, params: PyTree) -> State:
         return self.flow.init(params)
 

@@ -61,6 +61,10 @@ class Rescaled(AbstractFlow):
     def judged_by(self) -> str:
         return self.flow.judged_by
 
+    @property
+    def weighs_objective(self) -> bool:
+        return self.flow.weighs_objective
+
     def init(self, params: PyTree) -> State:
         inner = self.flow.init(params)
         clock = jnp.zeros((), jnp.result_type(*jax.tree.leaves(params)))
@@ -71,7 +75,9 @@ class Rescaled(AbstractFlow):
 
     def vector_field(self, t: Array, state: State, oracle: Oracle) -> State:
         clock, inner = _inner(state)
-        sigma = self.speed(clock, inner, oracle)
+        sigma = jnp.asarray(self.speed(clock, inner, oracle))
+        if sigma.ndim:
+            raise TypeError(f"Rescaled(speed=...): expected a function to a scalar, got one to shape {sigma.shape}.")
         field = self.flow.vector_field(clock, inner, oracle)
         field = jax.tree.map(lambda leaf: (sigma * leaf).astype(leaf.dtype), field)
         return State(field.position, (sigma.astype(clock.dtype), field.memory))

@@ -55,6 +55,10 @@ class AdaptiveRestart(AbstractFlow):
     def judged_by(self) -> str:
         return self.flow.judged_by
 
+    @property
+    def weighs_objective(self) -> bool:
+        return self.flow.weighs_objective
+
     def init(self, params: PyTree) -> State:
         inner = self.flow.init(params)
         origin = jnp.zeros((), jnp.result_type(*jax.tree.leaves(params)))

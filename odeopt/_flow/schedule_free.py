@@ -14,12 +14,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, ArrayLike, PyTree
 
 from .._hyperparameter import concrete, hyperparameter
 from .._objective.oracle import Oracle
 from .._tree import subtract, vdot
 from .base import AbstractFlow, State
+from .open_scale import with_open
 
 if TYPE_CHECKING:
     from .._scheme.base import AbstractScheme
@@ -54,8 +55,16 @@ class ScheduleFree(AbstractFlow):
         ```
     """
 
-    interpolation: Array = eqx.field(converter=hyperparameter, default=1.0)
-    delay: Array | None = eqx.field(converter=hyperparameter, default=None)
+    interpolation: Array
+    delay: Array | None
+    # Known when the flow is made, and not from a number that compiled programs take as an argument: they would be made
+    # for the second gradient.
+    averages: bool = eqx.field(static=True)
+
+    def __init__(self, interpolation: ArrayLike = 1.0, delay: ArrayLike | None = None):
+        self.interpolation = hyperparameter(interpolation)
+        self.delay = hyperparameter(delay)
+        self.averages = concrete(self.interpolation) and float(self.interpolation) == 1
 
     def __check_init__(self):
         if concrete(self.interpolation) and not 0 <= float(self.interpolation) <= 1:
@@ -65,15 +74,13 @@ class ScheduleFree(AbstractFlow):
 
     @property
     def certificate(self) -> str:
-        return "lyapunov" if self._is_average() else "convex_only"
+        return "lyapunov" if self.averages else "convex_only"
 
     def init(self, params: PyTree) -> State:
         return State(params, params)
 
     def calibrate(self, state: State, oracle: Oracle) -> "ScheduleFree":
-        if self.delay is not None:
-            return self
-        return ScheduleFree(self.interpolation, OPEN_DELAY * self.unit_of_time(state, oracle))
+        return with_open(self, "delay", OPEN_DELAY * self.unit_of_time(state, oracle))
 
     def unit_of_time(self, state: State, oracle: Oracle) -> Array:
         lengths = [jnp.sqrt(vdot(tree, tree)) for tree in (state.position, oracle.gradient)]
@@ -96,7 +103,7 @@ class ScheduleFree(AbstractFlow):
         gradient, (started, safe) = self._gradient(state, oracle), self._age(t)
         apart = subtract(state.memory, state.position)
         rate = -1.5 * vdot(apart, apart) / safe**2
-        if not self._is_average():
+        if not self.averages:
             rate = rate - vdot(subtract(gradient, oracle.gradient), apart) / safe
         # Without delay: the limit, with z - x = -t g / 2 + O(t^2).
         return jnp.where(started, rate, -0.375 * vdot(gradient, gradient))
@@ -112,7 +119,7 @@ class ScheduleFree(AbstractFlow):
         from .._scheme.semi_implicit import SemiImplicitEuler
 
         undelayed = concrete(self.delay) and float(self.delay) == 0
-        if not (isinstance(scheme, SemiImplicitEuler) and self._is_average() and undelayed):
+        if not (isinstance(scheme, SemiImplicitEuler) and self.averages and undelayed):
             return None
         return _primal_averaging(step_size)
 
@@ -126,12 +133,9 @@ class ScheduleFree(AbstractFlow):
         age = t + self.delay
         return age > 0, jnp.where(age > 0, age, 1.0)
 
-    def _is_average(self) -> bool:
-        return concrete(self.interpolation) and float(self.interpolation) == 1
-
     def _gradient(self, state: State, oracle: Oracle) -> PyTree:
         """The gradient at y; that at the position is known already."""
-        if self._is_average():
+        if self.averages:
             return oracle.gradient
         beta = self.interpolation
         y = jax.tree.map(lambda x, z: (beta * x + (1 - beta) * z).astype(x.dtype), state.position, state.memory)

@@ -120,7 +120,7 @@ def equivalence(
         what the flow states of itself in `discrete_equivalent(scheme, step_size)`. A flow that was made in single
         precision holds its constants rounded to that (0.1 as 0.100000001): start from `float(flow.friction)`.
     - `problem`: `(fn, y0)` or `(fn, y0, args)`, as for `minimise`; `None`: a tanh network of 97 parameters that is
-        fitted to Runge's function.
+        fitted to Runge's function, or a function of one array for a flow that does not work on several.
     - `step_size`: in the flow's unit of time; `None`: a tenth of the flow's `unit_of_time`.
     - `steps`: how many.
 
@@ -145,7 +145,7 @@ def equivalence(
     scheme = Solver(flow, scheme).scheme
     if transformation is None and not flow.declares("discrete_equivalent"):
         return _nothing_stated(flow, scheme)
-    system = system_of(flow, _training_run() if problem is None else problem)
+    system = _system(flow, problem)
     h = OPEN_STEP_SIZE * float(system.unit_of_time()) if step_size is None else float(step_size)
     solver = Solver(system.flow, scheme, ConstantStep(h))
     if transformation is None:
@@ -162,6 +162,15 @@ def equivalence(
         throw=False,
     )
     return _compare(system, solver, ours, transformation, steps, _advice(flow))
+
+
+def _system(flow: AbstractFlow, problem: tuple | None) -> System:
+    if problem is not None:
+        return system_of(flow, problem)
+    try:
+        return system_of(flow, _training_run())
+    except Exception:  # the user's own code may raise anything; what is not the number of arrays is raised again
+        return system_of(flow, None)
 
 
 def _advice(flow: AbstractFlow) -> str:

@@ -91,7 +91,7 @@ def _parts(solver: Solver, problem: tuple | None) -> list[tuple[str, str, Callab
             f"Energy in discrete time, {names[0]} under {names[1]}",
             lambda: audit_steps(flow, scheme, controller, problem),
         ),
-        ("equivalence", "Discrete equivalent", lambda: equivalence(flow, scheme)),
+        ("equivalence", "Discrete equivalent", lambda: equivalence(flow, scheme, problem=problem)),
     ]
 
 
