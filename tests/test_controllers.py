@@ -268,3 +268,10 @@ def test_what_cannot_work_is_refused(make, message):
 def test_a_number_is_no_schedule(as_installed):
     with pytest.raises(TypeError, match="use ConstantStep"):
         odeopt.ScheduledStep(0.1)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_schedule_that_comes_to_zero_ends_the_run():
+    controller = odeopt.ScheduledStep(optax.linear_schedule(1e-4, 0.0, 20))
+    solution = run(odeopt.GradientFlow(), odeopt.Euler(), controller, max_steps=100)
+    assert solution.result == odeopt.RESULTS.step_underflow
+    assert int(solution.stats["accepted"]) == 20

@@ -114,3 +114,10 @@ def test_without_the_gradient_test_none_is_counted():
     controller = odeopt.LyapunovControl(rounding=None)
     stats = odeopt.minimise(problem.fn, odeopt.Solver(odeopt.GradientFlow(), None, controller), problem.y0()).stats
     assert int(stats["gradient_tests"]) == int(stats["gradient_test_rejections"]) == 0
+
+
+def test_schedule_free_averaging_takes_one_gradient_a_step():
+    averaging = odeopt.ScheduleFree(delay=0.1)
+    parts = odeopt.SemiImplicitEuler(), odeopt.ConstantStep(0.01), PROBLEMS["two"]
+    counts, executed = counted_run(averaging, *parts, "lazy", max_steps=10)
+    assert counts["gradients"] == executed["gradients"] == 11

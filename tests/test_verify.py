@@ -215,3 +215,10 @@ def test_an_error_is_told_with_the_place_in_the_users_code_and_not_in_a_library(
     with pytest.raises(ValueError, match="Expecting") as raised:
         json.loads("{")
     assert re.search(r"\(test_verify\.py, line \d+, in test_an_error", told(raised.value))
+
+
+def test_a_flow_with_a_domain_asks_for_a_problem_that_starts_inside():
+    report = odeopt.verify(odeopt.MirrorFlow(odeopt.Entropy()))
+    assert not report.passed
+    assert len(report.sections) == 1
+    assert "the energy is infinite at the built-in start" in str(report)

@@ -37,7 +37,9 @@ class Lion(LionK):
     - `weight_decay`: \(\lambda \ge 0\) per unit of time, or `None`: none.
     - `smoothing`: \(d > 0\), in units of the gradient. `None` (default): 0.03 of the root mean square of the first
         gradient. `0`: the exact sign, at whose jumps the flow is no smooth equation: for the discrete method
-        itself, and for controllers that look at the energy alone.
+        itself, and for controllers that look at the energy alone. With
+        weight decay a smooth sign moves the minimum, by as much as the penalty \(\tfrac1\lambda K^*(\lambda x)\) is
+        worth: about \(d\) in the gradient.
 
     Unit of time: every parameter moves by at most 1 per unit of time, whatever the scale of the objective.
     **Raises:** `ValueError` if an argument is out of range. Source: Chen et al. (2023), Chen, Liu, Liang and Liu

@@ -102,15 +102,26 @@ def _evaluation(flow: AbstractFlow, problem: tuple | None) -> Section:
     # A problem that is none is a wrong call, and no wrong declaration.
     as_case(problem)
     try:
-        system_of(flow, problem)
+        made = system_of(flow, problem)
+        outside = bool(jnp.isinf(made.energy(jnp.zeros(()), made.start)))
     except Exception as error:  # the user's own code may raise anything
         checks = (Check(name, False, told(error)),)
     else:
+        if outside:
+            return Section(DECLARATION, (Check(name, False, _outside(flow, problem)),), part="declaration")
         checks = (Check(name, True, "all methods return what they should"),)
         # Where the user names no parameters, the declaration is for any; those of a problem are what they are.
         if problem is None:
             checks += _of_several_arrays(flow)
     return Section(DECLARATION, checks, part="declaration")
+
+
+def _outside(flow: AbstractFlow, problem: tuple | None) -> str:
+    start = "the built-in start" if problem is None else "the start of the problem"
+    return (
+        f"the energy is infinite at {start}, {as_case(problem).y0}: {type(flow).__name__} has a domain. Verify it on a "
+        "problem that starts inside: odeopt.verify(flow, (fn, y0))"
+    )
 
 
 def _of_several_arrays(flow: AbstractFlow) -> tuple[Check, ...]:
