@@ -70,9 +70,14 @@ def run_peer(make: Callable, rate: float | None, benchmark: Benchmark, seed: int
             value, gradient = evaluate(start)
             tolerance = TOLERANCE[dtype] * jnp.maximum(1.0, optx.max_norm(gradient))
 
+            ceiling = benchmark.ceiling(value)
+
+            def arrived(value, gradient):
+                return (optx.max_norm(gradient) <= tolerance) & (value <= ceiling)
+
             def under_way(carry):
                 _, _, value, gradient, _, made = carry
-                return (made < updates) & jnp.isfinite(value) & (optx.max_norm(gradient) > tolerance)
+                return (made < updates) & jnp.isfinite(value) & ~arrived(value, gradient)
 
             def update(carry):
                 p, state, value, gradient, best, made = carry
@@ -82,9 +87,8 @@ def run_peer(make: Callable, rate: float | None, benchmark: Benchmark, seed: int
                 return p, state, value, gradient, jnp.fmin(best, value), made + 1
 
             first = (start, transformation.init(start), value, gradient, value, jnp.asarray(1))
-            *_, last, gradient, best, made = jax.lax.while_loop(under_way, update, first)
-            solved = (optx.max_norm(gradient) <= tolerance) & (last <= benchmark.ceiling(value))
-            return best, solved, FUSED * made
+            *_, value, gradient, best, made = jax.lax.while_loop(under_way, update, first)
+            return best, arrived(value, gradient), FUSED * made
 
         return jax.vmap(one)(parameters) if benchmark.lanes else one(parameters)
 

@@ -116,13 +116,17 @@ def test_every_flow_is_verified_with_what_it_recommends(flow):
 
 
 # Explicit schemes of first order cannot leave rest: where the memory is zero their first step changes the memory only.
-STUCK = {"Euler", "RKC1", "RKL1"}
+# Nor can a scheme leave it that dissipates exactly at the rate at the start, which is none.
+STUCK = {"Euler", "RKC1", "RKL1", "ExactDissipationEuler"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("flow", "scheme"), PAIRS)
 def test_every_scheme_lowers_the_energy_of_every_flow_at_every_step(flow, scheme):
-    solution = run(odeopt.Solver(CATALOGUE[flow](), EVERY_SCHEME[scheme](), odeopt.LyapunovControl()))
+    made = CATALOGUE[flow]()
+    # Of a balance law the energy may have to rise at the start.
+    controller = odeopt.BalanceControl() if made.certificate == "balance_law" else odeopt.LyapunovControl()
+    solution = run(odeopt.Solver(made, EVERY_SCHEME[scheme](), controller))
     if len(solution.history.trimmed().t):
         check_steps(solution)
     else:
