@@ -80,6 +80,8 @@ def _run(arguments, results: dict) -> None:
         for contestant, run in _contestants(arguments).items():
             if rows.get(contestant, {}).get("seeds", 0) >= seeds or (contestant, name) in LEFT_OUT:
                 continue
+            # Programs hold memory maps, of which a process may not have too many.
+            jax.clear_caches()
             runs = [run(benchmark, seed, arguments.dtype) for seed in range(seeds)]
             rows[contestant] = summary(runs) | {"seeds": seeds, "lanes": benchmark.lanes, "budget": benchmark.budget}
             print(f"{arguments.dtype}  {name:28s} {contestant:24s} {rows[contestant]}", flush=True)

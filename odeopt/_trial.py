@@ -127,21 +127,23 @@ def _decide(problem: Problem, run: Run, trial: _Candidate, decision: Array) -> _
     controller, before = problem.solver.controller, run.snapshot
     stay = _stay(before, trial.late, problem.solver.flow.declares("jump"))
     arrive = partial(_arrive, problem, before, trial)
-    # Made anew in each branch, because JAX may trace a branch more than once.
     tallies = {"accept": Tally(), "ask": Tally()}
+
+    def both_ends(branch):
+        # Books of its own for each branch, made anew because JAX may trace one more than once.
+        tallies[branch] = Tally()
+        return trial.before.fork(tallies[branch]), trial.there.fork(tallies[branch])
 
     def reject():
         return stay, jnp.asarray(False)
 
     def accept():
-        tallies["accept"] = Tally()
-        return arrive(trial.there.fork(tallies["accept"])), jnp.asarray(True)
+        return arrive(*both_ends("accept")), jnp.asarray(True)
 
     def ask_gradients():
-        tallies["ask"] = Tally()
-        there = trial.there.fork(tallies["ask"])
-        passes = _passes_by_gradients(problem, run, trial, there)
-        return select(passes, arrive(there), stay), passes
+        here, there = both_ends("ask")
+        passes = _passes_by_gradients(problem, run, trial, here, there)
+        return select(passes, arrive(here, there), stay), passes
 
     if controller.rounding is None:
         asked = jnp.asarray(False)
@@ -154,17 +156,17 @@ def _decide(problem: Problem, run: Run, trial: _Candidate, decision: Array) -> _
     return _Outcome(arrival, accepted, asked, (tallies["accept"], tallies["ask"]))
 
 
-def _passes_by_gradients(problem: Problem, run: Run, trial: _Candidate, there: Oracle) -> Array:
+def _passes_by_gradients(problem: Problem, run: Run, trial: _Candidate, here: Oracle, there: Oracle) -> Array:
     """The acceptance test with the change of the loss taken from the gradients at both ends."""
     before, dtype, attempt = run.snapshot, run.t.dtype, trial.attempt
     displacement = subtract(trial.state.position, before.state.position)
-    value_change = directional_change(trial.before, there, displacement).astype(dtype)
+    value_change = directional_change(here, there, displacement).astype(dtype)
     change = energy_change(before.split, trial.split, before.value, value_change)
     excess = change - problem.solver.controller.bound(run.controller, attempt.step_size, attempt.rate)
-    return jnp.isfinite(change) & (excess <= _benefit_of_doubt(problem, run, trial))
+    return jnp.isfinite(change) & (excess <= _benefit_of_doubt(problem, run, trial, here))
 
 
-def _benefit_of_doubt(problem: Problem, run: Run, trial: _Candidate) -> Array:
+def _benefit_of_doubt(problem: Problem, run: Run, trial: _Candidate, here: Oracle) -> Array:
     """By how much a step may miss the test because the rounded position cannot follow it.
 
     The gradients do not see what such a step would have done; shorter ones, which say even less, would be tried for
@@ -175,8 +177,8 @@ def _benefit_of_doubt(problem: Problem, run: Run, trial: _Candidate) -> Array:
     """
     before, flow = run.snapshot, problem.solver.flow
     assert before.blur is not None
-    velocity = flow.vector_field(run.t, before.state, trial.before).position
-    hidden = 2 * jnp.abs(trial.attempt.step_size * vdot(trial.before.gradient, velocity)).astype(run.t.dtype)
+    velocity = flow.vector_field(run.t, before.state, here).position
+    hidden = 2 * jnp.abs(trial.attempt.step_size * vdot(here.gradient, velocity)).astype(run.t.dtype)
     hidden = jnp.where(run.counts[COUNTS.index("rejected")] == 0, before.blur, jnp.minimum(hidden, before.blur))
     return jnp.abs(trial.split.scaled(hidden))
 
@@ -304,13 +306,13 @@ def _stay(before: Snapshot, late: bool, jumps: bool) -> Arrival:
     )
 
 
-def _arrive(problem: Problem, before: Snapshot, trial: _Candidate, oracle: Oracle) -> Arrival:
+def _arrive(problem: Problem, before: Snapshot, trial: _Candidate, here: Oracle, oracle: Oracle) -> Arrival:
     """The arrival at an accepted trial, after the flow's jump if it has one."""
     flow, dtype = problem.solver.flow, trial.t.dtype
     t, state, split = trial.t, trial.state, trial.split
     jumps = flow.declares("jump")
     if jumps:
-        memory = flow.jump(t, before.state, state, trial.before, oracle)
+        memory = flow.jump(t, before.state, state, here, oracle)
         jumped = State(state.position, jax.tree.map(lambda new, old: new.astype(old.dtype), memory, state.memory))
         split_jumped = split_energy(flow, t, jumped, oracle, dtype)
         lowers = energy_change(split, split_jumped, trial.value, jnp.zeros_like(trial.value)) <= 0
