@@ -26,6 +26,7 @@ FLOWS = (
     ),
     *("Lion", "Muon", "ScheduleFree"),
 )
+NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
 # Between the name of a flow and that of a scheme.
 WITH = " + "
 # In place of names that would make a table wide.
@@ -153,7 +154,7 @@ def _mean(rows: list[dict | None]) -> str:
 
 
 def _number(cost: float) -> str:
-    return f"{cost:,.0f}".replace(",", " ")
+    return f"{cost:,.0f}".replace(",", NARROW_SPACE)
 
 
 def _head(first: str, columns) -> list[str]:
@@ -161,4 +162,5 @@ def _head(first: str, columns) -> list[str]:
 
 
 def _line(first: str, cells) -> str:
-    return f"| {first} | " + " | ".join(cells) + " |"
+    # Hyphens that do not break: a number stays on one line.
+    return f"| {first} | " + " | ".join(cell.replace("e-", "e\N{NON-BREAKING HYPHEN}") for cell in cells) + " |"
