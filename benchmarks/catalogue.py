@@ -1,7 +1,8 @@
 """All flows at their defaults on the ten problems, and optax at swept learning rates; prints tables and writes JSON.
 
-python benchmarks/catalogue.py                                  # everything: hours; what is in the file is kept
+python benchmarks/catalogue.py                                  # all flows: hours; what is in the file is kept
 python benchmarks/catalogue.py --only Runge --seeds 1 --peers   # the optimizers of optax on one problem, one seed
+python benchmarks/catalogue.py --flows "Adam + Heun"            # another scheme than the recommended one
 python benchmarks/catalogue.py --table                          # what the file holds, as Markdown
 """
 

@@ -14,8 +14,8 @@ class Solver(eqx.Module):
 
     **Arguments:**
 
-    - `flow`: an `AbstractFlow`; `None` (default) is `Adam()`, which needs the fewest evaluations over the problems that
-        all flows are compared on.
+    - `flow`: an `AbstractFlow`; `None` (default) is `Adam()`, which has the smallest mean cost on the problems that all
+        flows are compared on.
     - `scheme`, `controller`: `None` takes what the flow recommends.
 
     **Raises:** `TypeError` if an argument is of another kind, `ValueError` if the scheme cannot step the flow, or the

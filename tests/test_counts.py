@@ -121,3 +121,11 @@ def test_schedule_free_averaging_takes_one_gradient_a_step():
     parts = odeopt.SemiImplicitEuler(), odeopt.ConstantStep(0.01), PROBLEMS["two"]
     counts, executed = counted_run(averaging, *parts, "lazy", max_steps=10)
     assert counts["gradients"] == executed["gradients"] == 11
+
+
+def test_a_field_with_hessian_products_runs_under_a_scheme_that_counts_at_run_time():
+    """Gradients decide there on some trials, in a branch that must not write into the books of the whole trial."""
+    solver = odeopt.Solver(odeopt.GraphTracking(), odeopt.RKL1(), odeopt.LyapunovControl())
+    problem = PROBLEMS["two"]
+    solution = odeopt.minimise(problem.fn, solver, problem.y0(), history=None, max_steps=20, throw=False)
+    assert solution.loss < problem.value(problem.y0())
