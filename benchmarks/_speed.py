@@ -191,7 +191,7 @@ def table_starts(starts=100_000, batch=256):
     published = {"decrease": 0.5, "initial_step_size": 0.1, "grow": 1e4, "hold_growth": False, "rounding": None}
     inertial = published | {"decrease": 0.125, "rate": "trial", "maximum_step_size": 0.5}
     solvers = {
-        "LCM, gradient flow": odeopt.Solver(odeopt.GradientFlow(), None, odeopt.LyapunovControl(**published)),
+        "LCM, gradient flow": odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), odeopt.LyapunovControl(**published)),
         "heavy ball": odeopt.Solver(
             odeopt.HeavyBall(2.0), odeopt.SemiImplicitEuler(), odeopt.LyapunovControl(**inertial)
         ),

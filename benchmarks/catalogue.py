@@ -2,7 +2,7 @@
 
 python benchmarks/catalogue.py                                  # all flows: hours; what is in the file is kept
 python benchmarks/catalogue.py --only Runge --seeds 1 --peers   # the optimizers of optax on one problem, one seed
-python benchmarks/catalogue.py --flows "Adam + Heun"            # another scheme than the recommended one
+python benchmarks/catalogue.py --flows "Adam + Heun"            # another scheme, or controller, than recommended
 python benchmarks/catalogue.py --table                          # what the file holds, as Markdown
 """
 
@@ -33,11 +33,15 @@ def flows(texts):
 
 
 def _solver(text: str) -> odeopt.Solver:
-    """Of a flow, or of `flow + scheme` where another scheme than the recommended one is to be measured."""
-    flow, _, scheme = text.partition(_tables.WITH)
+    """Of a flow, or of `flow + scheme` or `flow + controller` where another than the recommended one is measured."""
+    flow, _, other = text.partition(_tables.WITH)
     public = vars(odeopt)
     made = build(flow, odeopt.AbstractFlow, public)
-    return odeopt.Solver(made, build(scheme, odeopt.AbstractScheme, public) if scheme else None)
+    if not other:
+        return odeopt.Solver(made)
+    if issubclass(public[other.partition("(")[0]], odeopt.AbstractController):
+        return odeopt.Solver(made, controller=build(other, odeopt.AbstractController, public))
+    return odeopt.Solver(made, build(other, odeopt.AbstractScheme, public))
 
 
 def peers():

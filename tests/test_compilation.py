@@ -17,6 +17,7 @@ from odeopt._trial import attempt_step
 
 DTYPES = {"float32": jnp.float32, "float64": jnp.float64}
 PROBLEM = PROBLEMS["two"]
+DESCENT = odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler())
 
 
 def fits(scheme, controller):
@@ -117,11 +118,13 @@ SWEEPS = {
     "friction": lambda x: odeopt.Solver(odeopt.HeavyBall(0.1 + x)),
     "momentum rate": lambda x: odeopt.Solver(odeopt.Adam(momentum_rate=1 + x, epsilon=0.1)),
     "scaling rate": lambda x: odeopt.Solver(odeopt.Adam(scaling_rate=1 + x)),
-    "decrease": lambda x: odeopt.Solver(odeopt.GradientFlow(), controller=odeopt.LyapunovControl(decrease=0.1 + x)),
-    "first step": lambda x: odeopt.Solver(
-        odeopt.GradientFlow(), controller=odeopt.LyapunovControl(initial_step_size=0.1 + x)
+    "decrease": lambda x: odeopt.Solver(
+        odeopt.GradientFlow(), odeopt.Euler(), odeopt.LyapunovControl(decrease=0.1 + x)
     ),
-    "constant step": lambda x: odeopt.Solver(odeopt.GradientFlow(), controller=odeopt.ConstantStep(0.1 + x)),
+    "first step": lambda x: odeopt.Solver(
+        odeopt.GradientFlow(), odeopt.Euler(), odeopt.LyapunovControl(initial_step_size=0.1 + x)
+    ),
+    "constant step": lambda x: odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), odeopt.ConstantStep(0.1 + x)),
 }
 
 
@@ -142,7 +145,7 @@ def test_a_sweep_over_a_tolerance_compiles_once():
     for tolerance in (1e-2, 1e-4, 1e-6):
         before = loss.number
         stop = odeopt.Stop(gradient_norm=tolerance)
-        odeopt.minimise(loss, odeopt.Solver(odeopt.GradientFlow()), PROBLEM.y0(), stop=stop, history=None)
+        odeopt.minimise(loss, DESCENT, PROBLEM.y0(), stop=stop, history=None)
         tracings.append(loss.number - before)
     assert max(tracings[1:]) <= ARGUMENT_CHECKS, tracings
 
@@ -173,7 +176,7 @@ def test_data_in_args_are_no_constants_of_the_program():
     for shift in (0.0, 1.0, 2.0):
         before = fn_calls.number
         target = jnp.arange(3.0) + shift
-        solution = odeopt.minimise(fn, odeopt.Solver(odeopt.GradientFlow()), jnp.zeros(3), target, history=None)
+        solution = odeopt.minimise(fn, DESCENT, jnp.zeros(3), target, history=None)
         tracings.append(fn_calls.number - before)
         np.testing.assert_allclose(solution.value, target, atol=1e-6 / 2)  # |g| = 2 |y - target| <= 1e-6
     assert max(tracings[1:]) <= ARGUMENT_CHECKS, tracings

@@ -101,7 +101,7 @@ def test_decisions_taken_from_gradients_are_counted():
     """Near the bottom of a bowl over a residual, in float32, the loss says nothing any more."""
     problem = PROBLEMS["quadratic with residual"]
     start = problem.y0(jnp.float32) * 1e-4
-    solver = odeopt.Solver(odeopt.GradientFlow(), controller=odeopt.LyapunovControl(initial_step_size=0.05))
+    solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), odeopt.LyapunovControl(initial_step_size=0.05))
     stop = odeopt.Stop(gradient_norm=1e-6)
     stats = odeopt.minimise(problem.fn, solver, start, stop=stop, max_steps=500).stats
     # f = 1 to the last bit all along: every decision needs the gradients.
@@ -112,7 +112,9 @@ def test_decisions_taken_from_gradients_are_counted():
 def test_without_the_gradient_test_none_is_counted():
     problem = PROBLEMS["two"]
     controller = odeopt.LyapunovControl(rounding=None)
-    stats = odeopt.minimise(problem.fn, odeopt.Solver(odeopt.GradientFlow(), None, controller), problem.y0()).stats
+    stats = odeopt.minimise(
+        problem.fn, odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), controller), problem.y0()
+    ).stats
     assert int(stats["gradient_tests"]) == int(stats["gradient_test_rejections"]) == 0
 
 

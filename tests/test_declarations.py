@@ -4,7 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from catalogue import named
-from declarations import RIGHT, WRONG, Ball, NoHalf, adam
+from declarations import Ball
+from declarations_right import RIGHT
+from declarations_wrong import WRONG, NoHalf, adam
 
 import odeopt
 

@@ -18,7 +18,8 @@ def bowl(y, args):
 
 
 def minimise(fn=bowl, flow=None, y0=START, **settings):
-    return odeopt.minimise(fn, odeopt.Solver(odeopt.GradientFlow() if flow is None else flow), y0, **settings)
+    solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler()) if flow is None else odeopt.Solver(flow)
+    return odeopt.minimise(fn, solver, y0, **settings)
 
 
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf])
@@ -322,7 +323,10 @@ def test_a_flow_with_open_scales_asks_for_calibration(flow):
     [
         (odeopt.Solver(odeopt.Adam()), r"flow GradientFlow, but solver has Adam"),
         (odeopt.Solver(odeopt.GradientFlow(), odeopt.Heun()), r"scheme Euler, but solver has Heun"),
-        (odeopt.Solver(odeopt.GradientFlow(), controller=odeopt.ConstantStep(0.1)), r"controller LyapunovControl, but"),
+        (
+            odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), odeopt.ConstantStep(0.1)),
+            r"controller LyapunovControl, but",
+        ),
     ],
 )
 def test_the_state_of_another_solver_is_refused(other, message):

@@ -175,7 +175,11 @@ def test_a_solution_has_the_attributes_promised(history):
     import jax.numpy as jnp
 
     solution = odeopt.minimise(
-        lambda y, args: jnp.sum(y**2), odeopt.Solver(odeopt.GradientFlow()), jnp.ones(2), history=history, max_steps=200
+        lambda y, args: jnp.sum(y**2),
+        odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler()),
+        jnp.ones(2),
+        history=history,
+        max_steps=200,
     )
     for name in ("value", "result", "stats", "history", "state"):
         assert getattr(solution, name) is not None

@@ -16,6 +16,7 @@ import odeopt
 from odeopt import RESULTS, Stop
 
 DTYPES = {"float32": jnp.float32, "float64": jnp.float64}
+DESCENT = odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler())
 
 
 def solver_of(flow, controller=None):
@@ -221,7 +222,7 @@ def test_the_verdicts_are_those_that_the_loop_acts_upon():
 
     fn = lambda y, args: jnp.sum(y**2)  # noqa: E731
     solution = odeopt.minimise(
-        fn, odeopt.Solver(odeopt.GradientFlow(), controller=Moody(1e-3)), jnp.ones(2), max_steps=15, throw=False
+        fn, odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), Moody(1e-3)), jnp.ones(2), max_steps=15, throw=False
     )
     # Of the trials 0 to 14 five are multiples of three, and 5 and 10 are the other multiples of five.
     assert {name: int(solution.stats[name]) for name in ("accepted", "rejected", "gradient_tests")} == {
@@ -317,7 +318,7 @@ def test_the_best_point_is_returned_where_the_loss_rises_again(controller):
 
 
 def test_the_best_point_of_a_diverging_run_is_its_start():
-    solver = odeopt.Solver(odeopt.GradientFlow(), controller=odeopt.ConstantStep(3.0))
+    solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), odeopt.ConstantStep(3.0))
     solution = odeopt.minimise(lambda y, args: jnp.sum(y**2), solver, jnp.ones(2), max_steps=50, throw=False)
     np.testing.assert_array_equal(solution.value, 1.0)
 
@@ -377,6 +378,6 @@ def test_a_stopping_criterion_holds_where_the_run_stops(settings, holds):
 
 def test_a_budget_of_evaluations_is_overdrawn_by_at_most_one_trial():
     problem = PROBLEMS["Rosenbrock"]
-    solution = odeopt.minimise(problem.fn, solver_of("gradient flow"), problem.y0(), stop=Stop(max_evaluations=50))
+    solution = odeopt.minimise(problem.fn, DESCENT, problem.y0(), stop=Stop(max_evaluations=50))
     # The last trial may cost a forward and a backward pass, 1 + 2.
     assert 50 <= int(solution.stats["cost"]) < 50 + 3

@@ -27,7 +27,7 @@ def abyss(y, args):
 def test_a_trial_that_is_not_finite_is_rejected(fn, minimum):
     # The first step reaches far beyond the border, where the loss is NaN or minus infinity.
     controller = odeopt.LyapunovControl(initial_step_size=100.0)
-    solver = odeopt.Solver(odeopt.GradientFlow(), controller=controller)
+    solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), controller)
     solution = odeopt.minimise(fn, solver, jnp.asarray([5.0]))
     assert int(solution.stats["rejected"]) > 0
     # |g| <= 1e-6 and a curvature of at least 1/2 put the minimum within 2e-6.
@@ -59,14 +59,14 @@ def rough(y, args):
 
 
 def test_an_unattainable_tolerance_ends_with_the_rounding_floor():
-    solver = odeopt.Solver(odeopt.GradientFlow())
+    solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler())
     start = jnp.asarray([0.9, -0.2], jnp.float32)
     solution = odeopt.minimise(rough, solver, start, stop=Stop(gradient_norm=1e-12), throw=False)
     assert solution.result == RESULTS.rounding_floor_reached, solution.describe()
 
 
 def test_the_rounding_floor_is_met_at_the_accuracy_of_the_gradient():
-    solver = odeopt.Solver(odeopt.GradientFlow())
+    solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler())
     start = jnp.asarray([0.9, -0.2], jnp.float32)
     solution = odeopt.minimise(rough, solver, start, stop=Stop(gradient_norm=1e-12), throw=False)
     # Terms of size 6 in the gradient, each with some units of rounding (1.2e-7), against 1e-3 for the loss test.
@@ -80,7 +80,7 @@ def plateau(y, args):
 def test_steps_on_a_plateau_stay_below_the_bound():
     """Each step may be 1e4 times the last, and every one of them passes."""
     controller = odeopt.LyapunovControl(grow=1e4, hold_growth=False, maximum_step_size=1e6)
-    solver = odeopt.Solver(odeopt.GradientFlow(), controller=controller)
+    solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), controller)
     solution = odeopt.minimise(plateau, solver, jnp.asarray([1.0]), stop=Stop(), max_steps=200, throw=False)
     history = solution.history.trimmed()
     assert len(history.t) > 50
@@ -89,7 +89,7 @@ def test_steps_on_a_plateau_stay_below_the_bound():
 
 def test_steps_on_a_plateau_stay_finite_in_single_precision():
     controller = odeopt.LyapunovControl(grow=1e4, hold_growth=False)
-    solver = odeopt.Solver(odeopt.GradientFlow(), controller=controller)
+    solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), controller)
     # Slopes far below 1: steps of 1e30 and more would pass, and their successors overflow.
     fn = lambda y, args: 1e-20 * plateau(y, args)  # noqa: E731
     start = jnp.asarray([1.0], jnp.float32)

@@ -253,7 +253,7 @@ def dense_hessian(weights):
 
 
 def test_the_eigenvalues_along_a_run_are_those_of_the_dense_hessian():
-    solver = odeopt.Solver(odeopt.GradientFlow(), controller=odeopt.ConstantStep(0.1))
+    solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), odeopt.ConstantStep(0.1))
     edge = odeopt.edge_of_stability(network_loss, solver, WEIGHTS, (INPUTS, TARGETS), points=2, steps_between=15)
     for row, steps in enumerate((15, 30)):
         state, _ = end_of(solver, steps)
@@ -320,7 +320,7 @@ def test_gradient_descent_leaves_a_minimum_just_beyond_its_limit_and_converges_j
     fn, minimum = MINIMA[problem]
     limit = 2 / largest_curvature(problem)
     solvers = {
-        name: odeopt.Solver(odeopt.GradientFlow(), controller=odeopt.ConstantStep(factor * limit))
+        name: odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), odeopt.ConstantStep(factor * limit))
         for name, factor in (("below", 0.95), ("beyond", 1.1))
     }
     found = odeopt.stability_of_minimum(solvers, fn, jnp.array(minimum), radii=RADII, samples=32)
@@ -335,7 +335,7 @@ def test_controlled_flows_stay_and_converge_from_any_first_step(problem):
     L = largest_curvature(problem)
     control = odeopt.LyapunovControl(initial_step_size=100 * 2 / L)
     solvers = {
-        "gradient flow": odeopt.Solver(odeopt.GradientFlow(), controller=control),
+        "gradient flow": odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), control),
         "heavy ball": odeopt.Solver(heavy_ball(np.sqrt(L)), controller=control),
     }
     found = odeopt.stability_of_minimum(solvers, fn, jnp.array(minimum), radii=RADII, samples=32)
@@ -346,14 +346,14 @@ def test_controlled_flows_stay_and_converge_from_any_first_step(problem):
 def test_a_run_that_breaks_off_inside_the_ball_has_not_stayed():
     barrier = lambda y, _: -jnp.log(1 - jnp.sum(y**2))  # noqa: E731
     # x+ = (1 - 2 h) x doubles up to the barrier, and the step from there leads to where the loss is not a number.
-    solver = odeopt.Solver(odeopt.GradientFlow(), controller=odeopt.ConstantStep(2.0))
+    solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), odeopt.ConstantStep(2.0))
     found = odeopt.stability_of_minimum(solver, barrier, jnp.zeros(2), radii=[0.1], ball=1.5, samples=8)
     assert found.farthest[0, 0] < 1.5
     assert found.stays[0, 0] == 0
 
 
 def test_starts_lie_on_the_spheres():
-    rest = odeopt.Solver(odeopt.GradientFlow(), controller=odeopt.ConstantStep(1e-9))
+    rest = odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), odeopt.ConstantStep(1e-9))
     fn = lambda y, _: sum(jnp.sum(leaf**2) for leaf in y.values())  # noqa: E731
     minimum = {"a": jnp.zeros(3), "b": jnp.zeros((2, 2))}
     found = odeopt.stability_of_minimum(rest, fn, minimum, radii=[0.1, 2.0], samples=16, max_steps=1)
@@ -362,18 +362,20 @@ def test_starts_lie_on_the_spheres():
 
 def test_a_point_that_is_no_minimum_is_refused():
     with pytest.raises(ValueError, match="no stationary point"):
-        odeopt.stability_of_minimum(odeopt.Solver(odeopt.GradientFlow()), two, jnp.array([0.1, 1.0]), radii=[0.01])
+        odeopt.stability_of_minimum(
+            odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler()), two, jnp.array([0.1, 1.0]), radii=[0.01]
+        )
 
 
 def test_a_ball_inside_of_the_spheres_is_refused():
     with pytest.raises(ValueError, match="larger than all of radii"):
         odeopt.stability_of_minimum(
-            odeopt.Solver(odeopt.GradientFlow()), two, jnp.array([0.0, 1.0]), radii=[0.1], ball=0.05
+            odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler()), two, jnp.array([0.0, 1.0]), radii=[0.1], ball=0.05
         )
 
 
 def pictures():
-    gradient_descent = odeopt.Solver(odeopt.GradientFlow(), controller=odeopt.ConstantStep(0.1))
+    gradient_descent = odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), odeopt.ConstantStep(0.1))
     bowl = lambda y, _: jnp.sum(y**2)  # noqa: E731
     yield odeopt.stability(odeopt.GradientFlow(), odeopt.Euler())
     yield odeopt.stability(heavy_ball(0.0), odeopt.Euler())  # without any limit

@@ -30,7 +30,8 @@ def test_a_flow_passes_with_what_it_recommends(name):
     audit = odeopt.audit_steps(FLOWS[name].make())
     assert audit.passed, str(audit)
     assert audit.dead_locks == 0
-    assert len(audit.run.change) > 20
+    # A scheme of many stages needs few steps.
+    assert len(audit.run.change) > 10
 
 
 @pytest.mark.parametrize("controller", ["rate at the trial", "quadrature", "dichotomy"])
@@ -64,7 +65,7 @@ class Careless(odeopt.LyapunovControl):
 
 def test_a_controller_that_breaks_its_promise_is_caught():
     controller = Careless(initial_step_size=1.0, grow=1.0, scouting_growth=1.0)
-    audit = odeopt.audit_steps(odeopt.GradientFlow(), controller=controller, problem=PARABOLA, trials=20)
+    audit = odeopt.audit_steps(odeopt.GradientFlow(), odeopt.Euler(), controller, problem=PARABOLA, trials=20)
     # |1 - h L| = 2: every step raises the energy fourfold.
     assert {"acceptance inequality, recomputed", "energy never rises"} <= failed(audit)
     assert "20 of 20 steps" in message(audit, "acceptance")
@@ -95,7 +96,7 @@ def test_the_dissipation_ratio_tends_to_one_at_the_order_of_the_scheme(flow, sch
 
 def test_the_ratio_of_gradient_descent_on_a_parabola_is_known():
     """V+ - V = -h g^2 (1 - h L / 2)."""
-    audit = odeopt.audit_steps(odeopt.GradientFlow(), problem=PARABOLA, trials=5)
+    audit = odeopt.audit_steps(odeopt.GradientFlow(), odeopt.Euler(), problem=PARABOLA, trials=5)
     expected = 1 - audit.ratio.step_size * CURVATURE / 2
     np.testing.assert_allclose(audit.ratio.start, np.broadcast_to(expected, audit.ratio.start.shape), atol=1e-11)
 
@@ -104,7 +105,7 @@ def test_the_ratio_of_gradient_descent_on_a_parabola_is_known():
 def test_the_largest_step_of_gradient_descent_on_a_parabola_is_known(decrease):
     """1 - h L / 2 >= lambda."""
     controller = odeopt.LyapunovControl(decrease=decrease)
-    audit = odeopt.audit_steps(odeopt.GradientFlow(), controller=controller, problem=PARABOLA, trials=10)
+    audit = odeopt.audit_steps(odeopt.GradientFlow(), odeopt.Euler(), controller, problem=PARABOLA, trials=10)
     known = audit.along.largest[audit.along.found]
     assert len(known) >= 3
     # Found by bisection to 2**-13 of half a decade.

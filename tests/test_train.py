@@ -39,7 +39,7 @@ def train(**options):
 
 
 # The loss falls in the first step and rises ever after, so that the best model is not the last one.
-DIVERGING = odeopt.Solver(odeopt.GradientFlow(), controller=odeopt.ConstantStep(1.0))
+DIVERGING = odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), odeopt.ConstantStep(1.0))
 ENDLESS = odeopt.Stop(gradient_norm=0.0)
 
 
@@ -137,7 +137,7 @@ def test_without_a_trial_the_start_comes_back():
 
 def test_without_a_criterion_the_gradient_norm_is_the_one_of_minimise():
     quartic = lambda y, batch: jnp.sum(y**4)  # noqa: E731
-    _, solution = odeopt.train(jnp.ones(1), quartic, DATA, odeopt.Solver(odeopt.GradientFlow()))
+    _, solution = odeopt.train(jnp.ones(1), quartic, DATA, odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler()))
     assert solution.result == RESULTS.converged
     assert 1e-8 < solution.history.gradient_norm[-1] <= 1e-6
 

@@ -95,7 +95,11 @@ def rough(y, args):
 def test_a_right_flow_that_starts_where_rounding_rules_is_told_so():
     """From rest dV/dt is zero, as for a wrong flow; but here no trial was long enough to be resolved."""
     near = odeopt.minimise(
-        rough, odeopt.Solver(odeopt.GradientFlow()), jnp.asarray([0.9, -0.2], jnp.float32), stop=Stop(), throw=False
+        rough,
+        odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler()),
+        jnp.asarray([0.9, -0.2], jnp.float32),
+        stop=Stop(),
+        throw=False,
     )
     again = odeopt.minimise(rough, odeopt.Solver(odeopt.HeavyBall()), near.value, stop=Stop(), throw=False)
     assert again.result == RESULTS.rounding_floor_reached, again.describe()

@@ -25,7 +25,7 @@ class ConstantStep(AbstractController):
     !!! example
 
         ```python
-        solver = odeopt.Solver(odeopt.GradientFlow(), controller=odeopt.ConstantStep(0.1))
+        solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), odeopt.ConstantStep(0.1))
         ```
     """
 

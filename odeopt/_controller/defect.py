@@ -49,7 +49,7 @@ class DefectControl(AbstractController):
     !!! example
 
         ```python
-        odeopt.Solver(odeopt.GradientFlow(), controller=odeopt.DefectControl())
+        odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), odeopt.DefectControl())
         ```
     """
 

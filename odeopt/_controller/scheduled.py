@@ -28,7 +28,7 @@ class ScheduledStep(AbstractController):
 
         ```python
         schedule = optax.cosine_decay_schedule(0.1, decay_steps=1000)
-        solver = odeopt.Solver(odeopt.GradientFlow(), controller=odeopt.ScheduledStep(schedule))
+        solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), odeopt.ScheduledStep(schedule))
         ```
     """
 

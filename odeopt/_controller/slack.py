@@ -136,7 +136,7 @@ class MaximumControl(_Slackened):
     !!! example
 
         ```python
-        odeopt.Solver(odeopt.GradientFlow(), controller=odeopt.MaximumControl(window=5))
+        odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), odeopt.MaximumControl(window=5))
         ```
     """
 
@@ -172,7 +172,7 @@ class IntegralControl(_Slackened):
     !!! example
 
         ```python
-        odeopt.Solver(odeopt.GradientFlow(), controller=odeopt.IntegralControl())
+        odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), odeopt.IntegralControl())
         ```
     """
 

@@ -24,13 +24,17 @@ class GradientFlow(AbstractFlow):
 
     \[ x' = -\nabla f(x), \qquad V = f(x), \qquad V' = -|\nabla f(x)|^2 \]
 
+    It is stiff where curvatures differ, so that `RKC1` is recommended, whose stages let a step be as long as is needed.
+
     Unit of time: \([x]^2 / [f]\), an inverse curvature; nothing to calibrate. Source: Cauchy (1847).
 
     !!! example
 
         ```python
-        solver = odeopt.Solver(odeopt.GradientFlow())
-        solution = odeopt.minimise(lambda x, _: jnp.sum(x**4), solver, jnp.ones(2))
+        fn = lambda x, _: jnp.sum(x**4)
+        solution = odeopt.minimise(fn, odeopt.Solver(odeopt.GradientFlow()), jnp.ones(2))
+        descent = odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler())
+        print(odeopt.minimise(fn, descent, jnp.ones(2)))
         ```
     """
 
@@ -55,9 +59,9 @@ class GradientFlow(AbstractFlow):
 
     def recommended(self):
         from .._controller.lyapunov import LyapunovControl
-        from .._scheme.tableaus import Euler
+        from .._scheme.chebyshev import RKC1
 
-        return Euler(), LyapunovControl()
+        return RKC1(), LyapunovControl()
 
     def discrete_equivalent(self, scheme: "AbstractScheme", step_size: Array) -> optax.GradientTransformation | None:
         from .._scheme.exponential import ExponentialEuler

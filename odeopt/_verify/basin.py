@@ -135,7 +135,7 @@ def stability_of_minimum(
         ```python
         fn = lambda y, _: 0.25 * jnp.sum((y**2 - 1) ** 2)
         solvers = {"controlled": odeopt.Solver(odeopt.GradientFlow()),
-                   "h = 1.2": odeopt.Solver(odeopt.GradientFlow(), controller=odeopt.ConstantStep(1.2))}
+                   "h = 1.2": odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), odeopt.ConstantStep(1.2))}
         print(odeopt.stability_of_minimum(solvers, fn, jnp.ones(2), radii=[0.01, 0.1]))
         ```
     """

@@ -164,7 +164,7 @@ def decay_rate(
         ```python
         fn = lambda y, _: jnp.sum(y**4)
         # Short steps, so that they follow the flow.
-        solver = odeopt.Solver(odeopt.GradientFlow(), controller=odeopt.ConstantStep(0.05))
+        solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), odeopt.ConstantStep(0.05))
         solution = odeopt.minimise(fn, solver, jnp.ones(1), max_steps=2000, throw=False)
         print(odeopt.decay_rate(solution.history, minimum=0.0))
         ```

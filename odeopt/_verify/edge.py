@@ -125,7 +125,7 @@ def edge_of_stability(
 
         ```python
         fn = lambda y, _: jnp.sum(jnp.arange(1.0, 4.0) * y**2)
-        solver = odeopt.Solver(odeopt.GradientFlow(), controller=odeopt.ConstantStep(0.1))
+        solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.Euler(), odeopt.ConstantStep(0.1))
         print(odeopt.edge_of_stability(fn, solver, jnp.ones(3)))
         ```
     """

@@ -15,6 +15,7 @@ from .._flow.base import AbstractFlow
 from .._minimise import minimise
 from .._objective import AbstractObjective
 from .._scheme.base import AbstractScheme
+from .._scheme.tableaus import Euler
 from .._solution import Solution
 from .._solver import Solver
 from .._stop import Stop
@@ -115,7 +116,8 @@ def equivalence(
     **Arguments:**
 
     - `flow`: scales that it leaves open are calibrated at the start of the problem.
-    - `scheme`: `None`: what the flow recommends.
+    - `scheme`: `None`: what the flow recommends, or explicit Euler where it is that which makes a discrete optimizer of
+        the flow, and not what it recommends.
     - `transformation`: from optax, built with the hyper-parameters that correspond to `flow` and `step_size`. `None`:
         what the flow states of itself in `discrete_equivalent(scheme, step_size)`. A flow that was made in single
         precision holds its constants rounded to that (0.1 as 0.100000001): start from `float(flow.friction)`.
@@ -142,16 +144,19 @@ def equivalence(
     """
     _check_arguments(transformation, steps)
     # Asks for the kind of `flow` and `scheme` too.
-    scheme = Solver(flow, scheme).scheme
-    if transformation is None and not flow.declares("discrete_equivalent"):
-        return _nothing_stated(flow, scheme)
+    chosen = Solver(flow, scheme).scheme
+    states = flow.declares("discrete_equivalent")
+    if transformation is None and not states:
+        return _nothing_stated(flow, chosen)
     system = _system(flow, problem)
     h = OPEN_STEP_SIZE * float(system.unit_of_time()) if step_size is None else float(step_size)
-    solver = Solver(system.flow, scheme, ConstantStep(h))
+    stated = system.flow.discrete_equivalent(chosen, jnp.asarray(h, jnp.float64)) if states else None
+    if states and stated is None and scheme is None:
+        stated, chosen = system.flow.discrete_equivalent(Euler(), jnp.asarray(h, jnp.float64)), Euler()
+    transformation = stated if transformation is None else transformation
     if transformation is None:
-        transformation = system.flow.discrete_equivalent(scheme, jnp.asarray(h, jnp.float64))
-        if transformation is None:
-            return _nothing_stated(flow, scheme)
+        return _nothing_stated(flow, chosen)
+    solver = Solver(system.flow, chosen, ConstantStep(h))
     ours = minimise(
         system.objective,
         solver,

@@ -70,7 +70,7 @@ def verify(
     tell(DECLARATION)
     sections = [_evaluation(flow, problem)]
     if sections[0].passed:
-        for part, title, carry_out in _parts(Solver(flow, scheme, controller), problem):
+        for part, title, carry_out in _parts(Solver(flow, scheme, controller), scheme, problem):
             tell(title)
             if part == "order" and not flow.continuous:
                 sections.append(Section(title, (_no_order(flow),), part=part))
@@ -79,7 +79,9 @@ def verify(
     return Report(text_of(flow, {}), tuple(sections), time.monotonic() - began)
 
 
-def _parts(solver: Solver, problem: tuple | None) -> list[tuple[str, str, Callable[[], Any]]]:
+def _parts(
+    solver: Solver, asked_for: AbstractScheme | None, problem: tuple | None
+) -> list[tuple[str, str, Callable[[], Any]]]:
     """What is asked of a declaration that can be evaluated: name, title, and how it is carried out."""
     flow, scheme, controller = solver.flow, solver.scheme, solver.controller
     names = type(scheme).__name__, type(controller).__name__
@@ -91,7 +93,7 @@ def _parts(solver: Solver, problem: tuple | None) -> list[tuple[str, str, Callab
             f"Energy in discrete time, {names[0]} under {names[1]}",
             lambda: audit_steps(flow, scheme, controller, problem),
         ),
-        ("equivalence", "Discrete equivalent", lambda: equivalence(flow, scheme, problem=problem)),
+        ("equivalence", "Discrete equivalent", lambda: equivalence(flow, asked_for, problem=problem)),
     ]
 
 
