@@ -8,8 +8,6 @@ says how much of the dissipation it keeps: \(|1 - \rho|\) is \(O(h^p)\) with the
 \(p\), and \(O(h)\) with the rate at the start. Both are errors with an order, and one step size controller serves both.
 """
 
-from typing import ClassVar
-
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -71,7 +69,10 @@ class AdaptiveControl(AbstractController):
     minimum_step_size: Array = eqx.field(converter=hyperparameter, default=1e-25)
     maximum_step_size: Array = eqx.field(converter=hyperparameter, default=1e15)
     max_rejections: Array = eqx.field(converter=hyperparameter, default=100)
-    monotone: ClassVar[bool] = False
+
+    @property
+    def monotone(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.decrease is not None
 
     def __check_init__(self):
         ranges = {
