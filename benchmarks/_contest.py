@@ -19,7 +19,7 @@ import odeopt
 
 TOLERANCE = {"float64": 1e-6, "float32": 1e-4}
 # From 1e-4 to 1e-1, and beyond, so that the best one of a problem does not lie at the end.
-RATES = (1e-4, 10**-3.5, 1e-3, 10**-2.5, 1e-2, 10**-1.5, 1e-1, 10**-0.5, 1.0, 10**0.5, 10.0)
+RATES = (1e-4, 10**-3.5, 1e-3, 10**-2.5, 1e-2, 10**-1.5, 1e-1, 10**-0.5, 1.0, 10**0.5, 10.0, 10**1.5, 100.0)
 SWEPT: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "adam": optax.adam,
     "nadam": optax.nadam,

@@ -1,6 +1,7 @@
 """The results of the catalogue as Markdown; imports nothing but the standard library, as the documentation reads it."""
 
 import math
+from collections.abc import Callable
 
 PRECISIONS = ("float64", "float32")
 SWEPT = ("adam", "nadam", "lion", "momentum sgd")
@@ -29,6 +30,8 @@ FLOWS = (
 NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
 # Between the name of a flow and that of a scheme.
 WITH = " + "
+# In the names of all controllers of the comparison, and in that of no scheme.
+CONTROL = "Control"
 # In place of names that would make a table wide.
 SHORT = {
     "AdaptiveRestart(Nesterov())": "Nesterov, restarted",
@@ -49,13 +52,26 @@ def flows(results: dict, precision: str) -> str:
 
 def schemes(results: dict, precision: str) -> str:
     """Flows with other schemes than the recommended one, below the same with that."""
-    problems = results.get(precision, {})
-    others = dict.fromkeys(name for rows in problems.values() for name in rows if WITH in name)
-    tables = []
-    for flow in dict.fromkeys(name.split(WITH)[0] for name in others):
-        names = [flow, *(name for name in others if name.split(WITH)[0] == flow)]
-        tables.append(_rows("flow and scheme", problems, names))
-    return "\n\n".join(tables)
+    return _variants("flow and scheme", results.get(precision, {}), lambda other: CONTROL not in other)
+
+
+def controllers(results: dict, precision: str) -> str:
+    """Flows under other controllers than the recommended one, below the same under that."""
+    return _variants("flow and controller", results.get(precision, {}), lambda other: CONTROL in other)
+
+
+def _variants(first: str, problems: dict, wanted: Callable[[str], bool]) -> str:
+    """In one table, for each flow what it recommends and the others; the best of each flow is bold."""
+    others = dict.fromkeys(
+        name for rows in problems.values() for name in rows if WITH in name and wanted(name.split(WITH)[1])
+    )
+    problems = {problem: rows for problem, rows in problems.items() if any(name in rows for name in others)}
+    lines = _head(first, [*(SHORT.get(problem, problem) for problem in problems), "mean"])
+    for flow in FLOWS:
+        variants = [name for name in others if name.split(WITH)[0] == flow]
+        if variants:
+            lines += _cells(problems, [flow, *variants])
+    return "\n".join(lines)
 
 
 def peers(results: dict, precision: str) -> str:
@@ -134,10 +150,18 @@ def _cell(row: dict | None, best: tuple) -> str:
 def _rows(first: str, problems: dict, names: list[str]) -> str:
     problems = {problem: rows for problem, rows in problems.items() if any(name in rows for name in names)}
     lines = _head(first, [*(SHORT.get(problem, problem) for problem in problems), "mean"])
+    return "\n".join(lines + _cells(problems, names))
+
+
+def _cells(problems: dict, names: list[str]) -> list[str]:
+    """A line for each name: its cost on every problem, the best one bold, and the mean."""
+    lines = []
     for name in names:
         cells = [_cell(rows.get(name), _best(rows, names)) for rows in problems.values()]
-        lines.append(_line(SHORT.get(name, name), [*cells, _mean([rows.get(name) for rows in problems.values()])]))
-    return "\n".join(lines)
+        flow, *other = name.split(WITH)
+        short = WITH.join([SHORT.get(flow, flow), *other])
+        lines.append(_line(short, [*cells, _mean([rows.get(name) for rows in problems.values()])]))
+    return lines
 
 
 def _mean(rows: list[dict | None]) -> str:

@@ -109,6 +109,7 @@ def markdown(results: dict) -> str:
         if precision in results:
             tables += [f"{precision}: cost, or loss at the end of the budget", _tables.flows(results, precision)]
             tables += [f"{precision}: other schemes than the recommended one", _tables.schemes(results, precision)]
+            tables += [f"{precision}: other controllers", _tables.controllers(results, precision)]
             tables += [f"{precision}: peers at their best rate", _tables.peers(results, precision)]
             tables += [_tables.one_rate(results, precision)]
     return "\n\n".join(tables)

@@ -78,6 +78,7 @@ class RESULTS(eqx.Enumeration, metaclass=_Sentences):
     unbounded_below = "The loss falls without bound: it has no minimum to be found."
     interrupted = "The run was interrupted; the best point so far is returned."
     time_limit_reached = "The time limit was reached."
+    schedule_ended = "The schedule of step sizes has come to one that is not positive."
 
 
 def code(result) -> int:
@@ -108,5 +109,6 @@ EXPECTED = tuple(
         "max_evaluations_reached",
         "interrupted",
         "time_limit_reached",
+        "schedule_ended",
     )
 )

@@ -2,6 +2,7 @@
 
 import diffrax
 import equinox as eqx
+import optax
 
 from ._controller.base import AbstractController
 from ._flow.adam import Adam
@@ -57,14 +58,19 @@ class Solver(eqx.Module):
             )
         if controller.rate == "quadrature" and not scheme.has_quadrature:
             raise ValueError(
-                f"{type(controller).__name__}(rate='quadrature') needs a scheme with stages; "
-                f"{type(scheme).__name__} has none. Use a Runge-Kutta scheme, or rate='start'."
+                f"{type(controller).__name__}(rate='quadrature') needs the rate at the stages of a step; "
+                f"{type(scheme).__name__} does not give it. Use a Runge-Kutta scheme with weights, such as Heun or "
+                "Bosh3, or rate='start'."
             )
 
 
 def _expect(name: str, given, kind: type):
     if not isinstance(given, kind):
         hint = f" Did you mean {given.__name__}()?" if isinstance(given, type) else ""
+        if isinstance(given, AbstractController):
+            hint = f" A controller is given by name: controller={type(given).__name__}(...)."
+        if isinstance(given, optax.GradientTransformation):
+            hint = " This is an optimizer of optax, which is no part of a solver; odeopt.equivalence compares with one."
         if isinstance(given, diffrax.AbstractSolver):
             hint = f" Write odeopt.from_diffrax(diffrax.{type(given).__name__}())."
         raise TypeError(f"Solver({name}=...): expected an odeopt.{kind.__name__}, got {given!r}.{hint}")

@@ -77,7 +77,9 @@ def attempt_step(problem: Problem, run: Run, record: Record | None) -> tuple[Run
     controller_state = controller.update(run.controller, trial.attempt, decision, outcome.accepted)
     counts = run.counts + _counted(trial.tally, outcome)
     monitor, result = _judge_run(problem, run, trial, outcome, after, counts)
-    result = _failure(result, trial.value, outcome, after, controller.exhausted(controller_state), monitor)
+    result = _failure(
+        result, trial.value, outcome, after, controller.exhausted(controller_state), trial.attempt.step_size, monitor
+    )
     if record is not None:
         record = write(record, outcome.accepted, trial.t, trial.attempt.step_size, after)
     run = Run(
@@ -328,7 +330,13 @@ def _arrive(problem: Problem, before: Snapshot, trial: _Candidate, here: Oracle,
 
 
 def _failure(
-    result: Array, value: Array, outcome: _Outcome, after: Snapshot, exhausted: Array, monitor: Monitor
+    result: Array,
+    value: Array,
+    outcome: _Outcome,
+    after: Snapshot,
+    exhausted: Array,
+    step_size: Array,
+    monitor: Monitor,
 ) -> Array:
     """The result of a trial, where something has gone wrong with it."""
     smooth = jnp.isfinite(after.dissipation) & jnp.isfinite(after.stationarity)
@@ -337,6 +345,7 @@ def _failure(
     # Whether it is rounding that fails, or the declaration, is asked after the loop (`final_result`).
     accepted = outcome.accepted
     cause = jnp.where(outcome.asked, code(RESULTS.rounding_floor_reached), code(RESULTS.step_underflow))
+    cause = jnp.where(step_size > 0, cause, code(RESULTS.schedule_ended))
     cause = jnp.where(value == -jnp.inf, code(RESULTS.unbounded_below), cause)
     running = result == RUNNING
     result = jnp.where(running & ~accepted & exhausted, cause, result)

@@ -74,7 +74,7 @@ def refused_training(folder, *arguments) -> str:
         ("--controller", "ConstantStep", "missing a required argument: 'step_size'"),
         ("--controller", "ConstantStep(-1)", "expected a finite step size > 0"),
         ("--controller", "ConstantStep('long')", "ConstantStep"),
-        ("--controller", "LyapunovControl(rate='quadrature')", "needs a scheme with stages"),
+        ("--controller", "LyapunovControl(rate='quadrature')", "needs the rate at the stages"),
         ("--flow", "absent.py:MyFlow", "absent.py does not exist"),
         ("--hidden", "32,wide", "widths of the hidden layers"),
         ("--hidden", "", "widths of the hidden layers"),

@@ -113,6 +113,35 @@ def test_groups_that_cannot_be_meant_are_refused(groups, message):
         run(lambda y, _: y["a"] ** 2 + y["b"] ** 2, odeopt.PerGroup(groups), {"a": jnp.ones(()), "b": jnp.ones(())})
 
 
+ADAMW = odeopt.AdamW(0.5)
+RECOMMENDED = {
+    "groups without memory": (lambda: odeopt.PerGroup([(".*", odeopt.GradientFlow())]), "RKC1", "LyapunovControl"),
+    "groups of both kinds": (
+        lambda: odeopt.PerGroup([("a", odeopt.GradientFlow()), ("b", odeopt.Adam())]),
+        "ExponentialEuler",
+        "LyapunovControl",
+    ),
+    "groups of a balance law": (lambda: odeopt.PerGroup([(".*", ADAMW)]), "ExponentialEuler", "BalanceControl"),
+    "another time": (lambda: odeopt.Rescaled(odeopt.GradientFlow(), speed), "RKC1", "LyapunovControl"),
+    "a balance law in another time": (lambda: odeopt.Rescaled(ADAMW, speed), "SemiImplicitEuler", "BalanceControl"),
+}
+
+
+@pytest.mark.parametrize("name", RECOMMENDED)
+def test_what_is_made_of_flows_recommends_what_suits_them(name):
+    make, scheme, controller = RECOMMENDED[name]
+    solver = odeopt.Solver(make())
+    assert type(solver.scheme).__name__ == scheme
+    assert type(solver.controller).__name__ == controller
+
+
+def test_groups_of_a_balance_law_go_where_the_flow_goes():
+    """AdamW finds the minimum in the box; under a test of falling energy it would not leave the start."""
+    fn, y0, end = PROBLEMS["Rosenbrock"].fn, PROBLEMS["Rosenbrock"].y0(), {"max_steps": 2000}
+    alone, grouped = (run(fn, flow, y0, **end) for flow in (ADAMW, odeopt.PerGroup([(".*", ADAMW)])))
+    np.testing.assert_allclose(grouped.value, alone.value, rtol=1e-6)
+
+
 def test_regularisation_is_that_of_the_objective():
     """The flow of f + w |x|^2 / 2, given as a flow and as a function."""
     problem, weight = PROBLEMS["two"], 0.4

@@ -270,8 +270,16 @@ def test_a_number_is_no_schedule(as_installed):
         odeopt.ScheduledStep(0.1)  # pyright: ignore[reportArgumentType]
 
 
+def test_a_run_that_ends_with_its_schedule_has_not_failed():
+    solver = odeopt.Solver(
+        odeopt.GradientFlow(), odeopt.Euler(), odeopt.ScheduledStep(optax.cosine_decay_schedule(0.1, decay_steps=20))
+    )
+    solution = odeopt.minimise(lambda x, _: jnp.sum(x**4), solver, jnp.ones(2))
+    assert solution.result == odeopt.RESULTS.schedule_ended
+
+
 def test_a_schedule_that_comes_to_zero_ends_the_run():
     controller = odeopt.ScheduledStep(optax.linear_schedule(1e-4, 0.0, 20))
     solution = run(odeopt.GradientFlow(), odeopt.Euler(), controller, max_steps=100)
-    assert solution.result == odeopt.RESULTS.step_underflow
+    assert solution.result == odeopt.RESULTS.schedule_ended
     assert int(solution.stats["accepted"]) == 20

@@ -277,6 +277,7 @@ def test_an_optimizer_that_reads_the_loss_is_given_it():
     ("arguments", "error", "message"),
     [
         ({"transformation": 0.1}, TypeError, "an optimizer of optax such as"),
+        ({"scheme": optax.sgd(0.1)}, TypeError, "given by name"),
         ({"steps": 0}, ValueError, "whole number >= 1"),
         ({"step_size": -0.1}, ValueError, "finite step size > 0"),
     ],

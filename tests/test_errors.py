@@ -4,6 +4,7 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 import optimistix as optx
 import pytest
 
@@ -260,13 +261,15 @@ def test_a_flow_is_no_solver(solver):
         ((odeopt.Adam,), r"Solver\(flow=\.\.\.\): expected an odeopt.AbstractFlow.*Did you mean Adam\(\)\?"),
         ((odeopt.Heun(),), r"Solver\(flow=\.\.\.\)"),
         ((odeopt.GradientFlow(), diffrax.Heun()), r"Solver\(scheme=\.\.\.\): expected an odeopt.AbstractScheme"),
+        ((odeopt.GradientFlow(), odeopt.LyapunovControl()), r"given by name: controller=LyapunovControl"),
+        ((odeopt.GradientFlow(), optax.sgd(0.1)), r"odeopt.equivalence compares with one"),
         (
             (odeopt.GradientFlow(), None, 0.1),
             r"Solver\(controller=\.\.\.\): expected an odeopt.AbstractController, got 0.1",
         ),
         (
             (odeopt.HeavyBall(), odeopt.ExponentialEuler(), odeopt.LyapunovControl(rate="quadrature")),
-            r"needs a scheme with stages; ExponentialEuler has none",
+            r"needs the rate at the stages of a step; ExponentialEuler does not",
         ),
     ],
 )

@@ -160,7 +160,7 @@ def test_the_arguments_of_minimise_are_those_promised():
 RESULTS = (
     "converged", "target_reached", "max_steps_reached", "max_evaluations_reached", "rounding_floor_reached",
     "step_underflow", "nonfinite_start", "nonfinite_dissipation", "unbounded_below", "interrupted",
-    "time_limit_reached",
+    "time_limit_reached", "schedule_ended",
 )  # fmt: skip
 
 

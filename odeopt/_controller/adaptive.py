@@ -34,7 +34,8 @@ class AdaptiveControl(AbstractController):
     **Arguments:**
 
     - `relative`, `absolute`, `step`: the tolerance, see `Tolerance`; all `None` (default): the local error is not
-        looked at. `step` needs no unit: 1/2 with explicit Euler is the step \(1/L\) on a quadratic.
+        looked at. `step` needs no unit: 1/2 with explicit Euler is the step \(1/L\) on a quadratic. From rest,
+        where a first step is as small as its own error, flows with memory need `absolute` or `relative`.
     - `defect`: the wanted \(|1 - \rho|\), in (0, 1); beside the rate at one end (`rate` `"start"` or `"trial"`) the
         wanted \(1 - \rho\). `None`: the dissipation decides on keeping a step, and not on the next.
     - `decrease`: \(\lambda\), \(0 \le \lambda < 1\); `None`: the energy may rise (error control alone).

@@ -20,7 +20,7 @@ class ScheduledStep(AbstractController):
 
     **Arguments:** `schedule`: a schedule of optax, or any function from the number of the step (from 0, an integer
     array) to the step size in the flow's unit of time, that JAX can trace. A step size that is not positive ends the
-    run; a warm-up begins with a positive one.
+    run with the result `schedule_ended`; a warm-up begins with a positive one (`init_value`).
 
     **Raises:** `TypeError` if it is not callable, `ValueError` if its first step size is not positive and finite.
 
@@ -44,7 +44,10 @@ class ScheduledStep(AbstractController):
         self.schedule = schedule
         first = jnp.asarray(schedule(jnp.asarray(0)), jnp.result_type(float))
         if first.shape != () or not 0 < float(first) < float("inf"):
-            raise ValueError(f"ScheduledStep: the first step size is {first}; expected one finite number > 0.")
+            raise ValueError(
+                f"ScheduledStep: the first step size is {first}; expected one finite number > 0. Give a warm-up an "
+                "init_value > 0."
+            )
         self.initial_step_size = first
 
     def init(self, step_size: Array) -> _ScheduledState:

@@ -193,9 +193,10 @@ class AbstractFlow(eqx.Module):
         """The scheme and the controller that a solver takes where the user names none."""
         # Imported here, because schemes and controllers stand above flows: a flow only recommends them.
         from .._controller.lyapunov import LyapunovControl
+        from .._controller.slack import BalanceControl
         from .._scheme.semi_implicit import SemiImplicitEuler
 
-        return SemiImplicitEuler(), LyapunovControl()
+        return SemiImplicitEuler(), BalanceControl() if self.certificate == "balance_law" else LyapunovControl()
 
     def discrete_equivalent(self, scheme: "AbstractScheme", step_size: Array) -> optax.GradientTransformation | None:
         """The discrete optimizer that `scheme` at constant `step_size` makes of this flow; `None` where none is known.

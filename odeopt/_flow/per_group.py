@@ -145,10 +145,12 @@ class PerGroup(AbstractFlow):
         return jnp.min(jnp.stack(each))
 
     def recommended(self):
-        from .._controller.lyapunov import LyapunovControl
+        from .._scheme.chebyshev import RKC1
         from .._scheme.exponential import ExponentialEuler
 
-        return ExponentialEuler(), LyapunovControl()
+        schemes = [flow.recommended()[0] for flow in self.flows if flow is not None]
+        stiff = all(isinstance(scheme, RKC1) for scheme in schemes)
+        return RKC1() if stiff else ExponentialEuler(), super().recommended()[1]
 
     def declares(self, method: str) -> bool:
         return super().declares(method) and any(flow is not None and flow.declares(method) for flow in self.flows)

@@ -108,6 +108,13 @@ class Rescaled(AbstractFlow):
         clock, inner = _inner(state)
         return self.flow.unit_of_time(inner, oracle) / self.speed(clock, inner, oracle)
 
+    def recommended(self):
+        from .._scheme.chebyshev import RKC1
+        from .._scheme.semi_implicit import SemiImplicitEuler
+
+        stiff = isinstance(self.flow.recommended()[0], RKC1)
+        return RKC1() if stiff else SemiImplicitEuler(), super().recommended()[1]
+
     def declares(self, method: str) -> bool:
         return self.flow.declares(method) and super().declares(method)
 
