@@ -44,10 +44,32 @@ SHORT = {
 
 
 def flows(results: dict, precision: str) -> str:
-    """All flows on all problems."""
-    problems = results.get(precision, {})
+    """All flows on all problems, but those that only some flows have been run on."""
+    problems = {name: rows for name, rows in results.get(precision, {}).items() if not _some(rows)}
     names = {name for rows in problems.values() for name in rows}
     return _rows("flow", problems, [name for name in FLOWS if name in names])
+
+
+def ranking(results: dict, precision: str) -> str:
+    """The problems that only some flows have been run on: flows and peers, the best first."""
+    lines = _head("problem", ("flow or optimizer", "cost, or loss"))
+    for problem, rows in results.get(precision, {}).items():
+        if _some(rows):
+            ranked = sorted((name for name in rows if WITH not in name), key=lambda name: score(rows[name]))
+            lines += [_line(problem, [_titled(name), _cell(rows[name], _best(rows, ranked))]) for name in ranked]
+    return "\n".join(lines)
+
+
+def _some(rows: dict) -> bool:
+    return sum(name in rows for name in FLOWS) < len(FLOWS) / 2
+
+
+def _titled(name: str) -> str:
+    """Of a peer, whose optimizer it is and its rate."""
+    if not is_peer(name):
+        return SHORT.get(name, name)
+    family = _family(name)
+    return f"optax, {family}" + (f" at {name.split()[-1]}" if family in SWEPT else "")
 
 
 def schemes(results: dict, precision: str) -> str:

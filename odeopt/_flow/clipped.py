@@ -64,6 +64,12 @@ class ClippedByNorm(AbstractMetricFlow):
         # That of gradient flow, which this is as soon as the gradient is below the threshold.
         return DecayBound(2 * lojasiewicz_exponent, constant**2)
 
+    def recommended(self):
+        from .._controller.lyapunov import LyapunovControl
+        from .._scheme.chebyshev import RKC1
+
+        return RKC1(), LyapunovControl()
+
     def euler_equivalent(self, step_size: Array) -> optax.GradientTransformation:
         return optax.chain(optax.clip_by_global_norm(calibrated(self, "threshold")), optax.sgd(step_size))
 
@@ -105,6 +111,12 @@ class ClippedByCoordinate(AbstractMetricFlow):
 
     def predicted_decay(self, lojasiewicz_exponent: float, constant: float) -> DecayBound:
         return DecayBound(2 * lojasiewicz_exponent, constant**2)
+
+    def recommended(self):
+        from .._controller.lyapunov import LyapunovControl
+        from .._scheme.chebyshev import RKC1
+
+        return RKC1(), LyapunovControl()
 
     def euler_equivalent(self, step_size: Array) -> optax.GradientTransformation:
         return optax.chain(optax.clip(calibrated(self, "threshold")), optax.sgd(step_size))

@@ -24,8 +24,7 @@ class AbstractMetricFlow(AbstractFlow):
 
     \[ x' = -P\,\nabla f(x), \qquad V = f(x), \qquad V' = -\langle \nabla f, P\,\nabla f \rangle \]
 
-    \(P\), the inverse of the metric, is symmetric and positive semidefinite, and may depend on anything. Unless it
-    makes all curvatures alike the flow is stiff, so that `RKC1` is recommended.
+    \(P\), the inverse of the metric, is symmetric and positive semidefinite, and may depend on anything.
 
     !!! example "Gradient flow in units of the parameters"
 
@@ -60,9 +59,9 @@ class AbstractMetricFlow(AbstractFlow):
 
     def recommended(self):
         from .._controller.lyapunov import LyapunovControl
-        from .._scheme.chebyshev import RKC1
+        from .._scheme.tableaus import Euler
 
-        return RKC1(), LyapunovControl()
+        return Euler(), LyapunovControl()
 
     def euler_equivalent(self, step_size: Array) -> optax.GradientTransformation | None:
         """The discrete optimizer that explicit Euler makes of the flow; `None` where none is known."""

@@ -65,13 +65,6 @@ class NaturalGradient(AbstractMetricFlow):
                 "lineax operator or a function that solves with the metric."
             )
 
-    def recommended(self):
-        from .._controller.lyapunov import LyapunovControl
-        from .._scheme.tableaus import Euler
-
-        # The metric is there to make the curvatures alike, and each stage would have to solve with it.
-        return Euler(), LyapunovControl()
-
     def inverse_metric(self, t: Array, state: State, oracle: Oracle, covector: PyTree) -> PyTree:
         metric = self.metric(state.position)
         if isinstance(metric, lx.AbstractLinearOperator):

@@ -62,13 +62,6 @@ class Sign(AbstractMetricFlow):
         # |g|_1 >= |g|.
         return DecayBound(lojasiewicz_exponent, constant)
 
-    def recommended(self):
-        from .._controller.lyapunov import LyapunovControl
-        from .._scheme.tableaus import Euler
-
-        # A field that jumps has no spectral radius, from which a scheme of many stages chooses their number.
-        return Euler(), LyapunovControl()
-
     def euler_equivalent(self, step_size: Array) -> optax.GradientTransformation:
         return optax.sign_sgd(step_size)
 
