@@ -56,7 +56,7 @@ def ranking(results: dict, precision: str) -> str:
     for problem, rows in results.get(precision, {}).items():
         if _some(rows):
             ranked = sorted((name for name in rows if WITH not in name), key=lambda name: score(rows[name]))
-            lines += [_line(problem, [_titled(name), _cell(rows[name], _best(rows, ranked))]) for name in ranked]
+            lines += [_line(problem, [_titled(name), _cell(rows[name], _best(rows, ranked), 2)]) for name in ranked]
     return "\n".join(lines)
 
 
@@ -157,10 +157,10 @@ def _best(rows: dict, names: list[str]) -> tuple:
     return min((score(rows[name]) for name in names if name in rows), default=())
 
 
-def _cell(row: dict | None, best: tuple) -> str:
+def _cell(row: dict | None, best: tuple, decimals: int = 1) -> str:
     if row is None:
         return ""
-    text = _number(row["cost"]) if row["lanes"] or _solved(row) else f"loss {row['loss']:.1e}"
+    text = _number(row["cost"]) if row["lanes"] or _solved(row) else f"loss {row['loss']:.{decimals}e}"
     if row["lanes"] and row["solved"] < 1:
         # Rounded down: one start that failed is not all of them.
         text += f" ({int(1000 * row['solved']) / 10:.1f}%)"
