@@ -22,9 +22,9 @@ def named(names, later=()):
     return [pytest.param(name, marks=pytest.mark.slow if name in later else ()) for name in names]
 
 
-def alternating(names, first=0):
-    """Every second name, the others in the slow set only: neighbours are of one kind."""
-    return named(names, set(list(names)[1 - first :: 2]))
+def alternating(names, first=0, every=2):
+    """One name of `every`, the others in the slow set only: neighbours are of one kind."""
+    return named(names, set(names) - set(list(names)[first::every]))
 
 
 @dataclass(frozen=True)

@@ -248,6 +248,7 @@ def test_under_a_scheme_of_several_stages_a_flow_names_none(name):
     assert DISCRETE[name][0](KEPT).discrete_equivalent(odeopt.Heun(), jnp.asarray(H)) is None
 
 
+@pytest.mark.slow
 def test_bias_corrected_adam_is_adam_of_optax_through_the_training_of_a_network():
     optimizer = optax.adam(H, KEPT, np.exp(-B * H), eps=0.0, eps_root=E**2)
     result = odeopt.equivalence(odeopt.BiasCorrectedAdam(A, B, E), odeopt.ExponentialEuler(), optimizer, step_size=H)
