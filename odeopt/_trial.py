@@ -345,7 +345,7 @@ def _failure(
     # Whether it is rounding that fails, or the declaration, is asked after the loop (`final_result`).
     accepted = outcome.accepted
     cause = jnp.where(outcome.asked, code(RESULTS.rounding_floor_reached), code(RESULTS.step_underflow))
-    cause = jnp.where(step_size > 0, cause, code(RESULTS.schedule_ended))
+    cause = jnp.where(step_size <= 0, code(RESULTS.schedule_ended), cause)
     cause = jnp.where(value == -jnp.inf, code(RESULTS.unbounded_below), cause)
     running = result == RUNNING
     result = jnp.where(running & ~accepted & exhausted, cause, result)

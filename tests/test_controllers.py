@@ -278,6 +278,16 @@ def test_a_run_that_ends_with_its_schedule_has_not_failed():
     assert solution.result == odeopt.RESULTS.schedule_ended
 
 
+def test_a_schedule_that_is_not_a_number_has_failed():
+    controller = odeopt.ScheduledStep(lambda n: jnp.where(n < 5, 1e-3, jnp.nan))
+    assert run(odeopt.GradientFlow(), odeopt.Euler(), controller).result == odeopt.RESULTS.step_underflow
+
+
+def test_adaptive_control_promises_a_falling_energy_where_it_demands_one():
+    assert odeopt.AdaptiveControl().monotone
+    assert not odeopt.AdaptiveControl(step=0.1, decrease=None).monotone
+
+
 def test_a_schedule_that_comes_to_zero_ends_the_run():
     controller = odeopt.ScheduledStep(optax.linear_schedule(1e-4, 0.0, 20))
     solution = run(odeopt.GradientFlow(), odeopt.Euler(), controller, max_steps=100)

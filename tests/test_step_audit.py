@@ -30,8 +30,8 @@ def test_a_flow_passes_with_what_it_recommends(name):
     audit = odeopt.audit_steps(FLOWS[name].make())
     assert audit.passed, str(audit)
     assert audit.dead_locks == 0
-    # A scheme of many stages needs few steps.
-    assert len(audit.run.change) > 10
+    # A scheme of many stages arrives in fewer steps.
+    assert len(audit.run.change) > (10 if isinstance(odeopt.Solver(FLOWS[name].make()).scheme, odeopt.RKC1) else 20)
 
 
 @pytest.mark.parametrize("controller", ["rate at the trial", "quadrature", "dichotomy"])
