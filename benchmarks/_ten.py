@@ -175,24 +175,26 @@ class LeNet1(eqx.Module):
         self.last = eqx.nn.Linear(192, 10, key=keys[2], dtype=dtype)
 
     def __call__(self, images):
-        features = _halved(jnp.tanh(_convolved(self.first, images[:, None])))
+        """Of images (28, 28, count) the scores (10, count)."""
+        features = _halved(jnp.tanh(_convolved(self.first, images[None])))
         features = _halved(jnp.tanh(_convolved(self.second, features)))
-        return features.reshape(len(images), -1) @ self.last.weight.T + self.last.bias
+        return self.last.weight @ features.reshape(192, -1) + self.last.bias[:, None]
 
 
 def _convolved(layer, images):
-    """A convolution as one product with the patches, which on a CPU takes half the time of a convolution."""
-    (outputs, inputs, width, _), (_, _, rows, columns) = layer.weight.shape, images.shape
+    """A convolution as one product with the patches; with the images along the last axis this takes a third of the
+    time of a convolution on a CPU."""
+    (outputs, _, width, _), (_, rows, columns, count) = layer.weight.shape, images.shape
+    height, breadth = rows - width + 1, columns - width + 1
     shifts = range(width)
-    patches = jnp.stack(
-        [images[:, :, i : rows - width + 1 + i, j : columns - width + 1 + j] for i in shifts for j in shifts], axis=2
-    )
-    return jnp.einsum("ock,nckhw->nohw", layer.weight.reshape(outputs, inputs, -1), patches) + layer.bias
+    patches = jnp.stack([images[:, i : height + i, j : breadth + j] for i in shifts for j in shifts], axis=1)
+    product = layer.weight.reshape(outputs, -1) @ patches.reshape(-1, height * breadth * count)
+    return product.reshape(outputs, height, breadth, count) + layer.bias[..., None]
 
 
 def _halved(images):
-    count, channels, rows, columns = images.shape
-    return images.reshape(count, channels, rows // 2, 2, columns // 2, 2).mean((3, 5))
+    pairs = images[:, ::2] + images[:, 1::2]
+    return (pairs[:, :, ::2] + pairs[:, :, 1::2]) / 4
 
 
 @cache
@@ -206,14 +208,15 @@ def _fashion_images():
 
 
 # Images at a time, whose patches stay in the cache.
-CHUNK = 100
+CHUNK = 50
 
 
 def _fashion(seed, dtype):
     # Products are kept for the backward pass, patches are not: there are twenty times as many numbers in them.
     @partial(jax.checkpoint, policy=jax.checkpoint_policies.dots_saveable)
     def squares(model, images, labels):
-        return jnp.sum((jax.nn.softmax(model(images)) - jax.nn.one_hot(labels, 10, dtype=dtype)) ** 2)
+        wanted = jax.nn.one_hot(labels, 10, dtype=dtype, axis=0)
+        return jnp.sum((jax.nn.softmax(model(images), axis=0) - wanted) ** 2)
 
     def fn(model, batch):
         def add(total, chunk):
@@ -223,7 +226,7 @@ def _fashion(seed, dtype):
         return total / (10 * CHUNK * len(batch[1]))
 
     x, y = _fashion_images()
-    x, y = x.reshape(-1, CHUNK, 28, 28), y.reshape(-1, CHUNK)
+    x, y = x.reshape(-1, CHUNK, 28, 28).transpose(0, 2, 3, 1), y.reshape(-1, CHUNK)
     return fn, LeNet1(seed, dtype), (jnp.asarray(x, dtype), jnp.asarray(y))
 
 

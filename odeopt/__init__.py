@@ -14,6 +14,7 @@ from ._controller import MaximumControl as MaximumControl
 from ._controller import ScheduledStep as ScheduledStep
 from ._controller import ShadowControl as ShadowControl
 from ._controller import Tolerance as Tolerance
+from ._controller import TrustRegionControl as TrustRegionControl
 from ._controller import Verdict as Verdict
 from ._flow import AEGD as AEGD
 from ._flow import DIN as DIN
@@ -60,6 +61,7 @@ from ._flow import PerGroup as PerGroup
 from ._flow import PGradient as PGradient
 from ._flow import PNorm as PNorm
 from ._flow import PrimalDual as PrimalDual
+from ._flow import QuasiNewton as QuasiNewton
 from ._flow import Relativistic as Relativistic
 from ._flow import Rescaled as Rescaled
 from ._flow import RMSProp as RMSProp
@@ -75,6 +77,7 @@ from ._flow import Spectral as Spectral
 from ._flow import State as State
 from ._minimise import minimise as minimise
 from ._objective import AbstractObjective as AbstractObjective
+from ._objective import LeastSquares as LeastSquares
 from ._objective import Objective as Objective
 from ._objective import Oracle as Oracle
 from ._predictor import Predictor as Predictor
@@ -104,6 +107,7 @@ from ._scheme import Heun as Heun
 from ._scheme import ItohAbe as ItohAbe
 from ._scheme import KineticRescaling as KineticRescaling
 from ._scheme import Leapfrog as Leapfrog
+from ._scheme import LevenbergMarquardt as LevenbergMarquardt
 from ._scheme import LinearlyImplicitEuler as LinearlyImplicitEuler
 from ._scheme import LowStorageRK as LowStorageRK
 from ._scheme import Midpoint as Midpoint

@@ -17,7 +17,8 @@ class Solver(eqx.Module):
 
     - `flow`: an `AbstractFlow`; `None` (default) is `Adam()`, which has the smallest mean cost on the problems that all
         flows are compared on.
-    - `scheme`, `controller`: `None` takes what the flow recommends.
+    - `scheme`, `controller`: `None` takes what the flow recommends; a scheme whose step size means something of its own
+        (a damping) comes with a controller.
 
     **Raises:** `TypeError` if an argument is of another kind, `ValueError` if the scheme cannot step the flow, or the
     controller asks for what the scheme does not have (a stage quadrature, an error estimate).
@@ -44,7 +45,8 @@ class Solver(eqx.Module):
         if scheme is None or controller is None:
             recommended_scheme, recommended_controller = flow.recommended()
             scheme = recommended_scheme if scheme is None else scheme
-            controller = recommended_controller if controller is None else controller
+            if controller is None:
+                controller = scheme.recommended_controller() or recommended_controller
         _expect("scheme", scheme, AbstractScheme)
         _expect("controller", controller, AbstractController)
         self.flow = flow

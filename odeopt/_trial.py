@@ -58,10 +58,15 @@ class _Candidate:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """The decision on a trial and what it led to; `tallies`: of the accepting and of the asking branch."""
+    """The decision on a trial and what it led to.
+
+    `passed`: whether it was decided by values that the step is kept, which a gradient that is no number may overrule;
+    `asked`: whether gradients decided; `tallies`: of the accepting and of the asking branch.
+    """
 
     arrival: Arrival
     accepted: Array
+    passed: Array
     asked: Array
     tallies: tuple[Tally, Tally]
 
@@ -127,7 +132,8 @@ def _make_trial(problem: Problem, run: Run) -> _Candidate:
 def _decide(problem: Problem, run: Run, trial: _Candidate, decision: Array) -> _Outcome:
     """Carry out a verdict; where it is open, gradients decide."""
     controller, before = problem.solver.controller, run.snapshot
-    stay = _stay(before, trial.late, problem.solver.flow.declares("jump"))
+    jumps = problem.solver.flow.declares("jump")
+    stay = _stay(before, trial.late, jumps)
     arrive = partial(_arrive, problem, before, trial)
     tallies = {"accept": Tally(), "ask": Tally()}
 
@@ -136,16 +142,24 @@ def _decide(problem: Problem, run: Run, trial: _Candidate, decision: Array) -> _
         tallies[branch] = Tally()
         return trial.before.fork(tallies[branch]), trial.there.fork(tallies[branch])
 
+    def unless_broken(arrival, passes):
+        # What a jump learns from a gradient that is no number would stay in the memory for ever.
+        if not jumps:
+            return arrival, passes
+        sound = jnp.isfinite(arrival.stationarity) & jnp.isfinite(arrival.dissipation)
+        return select(sound, arrival, stay), passes & sound
+
     def reject():
         return stay, jnp.asarray(False)
 
     def accept():
-        return arrive(*both_ends("accept")), jnp.asarray(True)
+        return unless_broken(arrive(*both_ends("accept")), jnp.asarray(True))
 
     def ask_gradients():
         here, there = both_ends("ask")
         passes = _passes_by_gradients(problem, run, trial, here, there)
-        return select(passes, arrive(here, there), stay), passes
+        arrival, sound = unless_broken(arrive(here, there), passes)
+        return select(passes, arrival, stay), sound
 
     if controller.rounding is None:
         asked = jnp.asarray(False)
@@ -155,7 +169,7 @@ def _decide(problem: Problem, run: Run, trial: _Candidate, decision: Array) -> _
         # One flat switch: a cond inside the accepting branch costs several times as much on small problems.
         branch = jnp.where(asked, 2, jnp.where(decision == Verdict.ACCEPT, 1, 0))
         arrival, accepted = jax.lax.switch(branch, [reject, accept, ask_gradients])
-    return _Outcome(arrival, accepted, asked, (tallies["accept"], tallies["ask"]))
+    return _Outcome(arrival, accepted, decision == Verdict.ACCEPT, asked, (tallies["accept"], tallies["ask"]))
 
 
 def _passes_by_gradients(problem: Problem, run: Run, trial: _Candidate, here: Oracle, there: Oracle) -> Array:
@@ -238,7 +252,7 @@ def _known_late(flow: AbstractFlow, t: Array, state: State, value: Array) -> boo
 def _counted(tally: Tally, outcome: _Outcome) -> Array:
     """What a trial adds to the counts, in the order of `COUNTS`."""
     accepted, asked = outcome.accepted, outcome.asked
-    by_value = (accepted & ~asked).astype(jnp.int32)
+    by_value = outcome.passed.astype(jnp.int32)
     by_gradient = asked.astype(jnp.int32)
     accept, ask = outcome.tallies
     return jnp.stack(
@@ -345,6 +359,7 @@ def _failure(
     # Whether it is rounding that fails, or the declaration, is asked after the loop (`final_result`).
     accepted = outcome.accepted
     cause = jnp.where(outcome.asked, code(RESULTS.rounding_floor_reached), code(RESULTS.step_underflow))
+    cause = jnp.where(outcome.passed, code(RESULTS.nonfinite_dissipation), cause)
     cause = jnp.where(step_size <= 0, code(RESULTS.schedule_ended), cause)
     cause = jnp.where(value == -jnp.inf, code(RESULTS.unbounded_below), cause)
     running = result == RUNNING

@@ -140,6 +140,7 @@ CONTROLLERS: dict[str, Callable[[], Any]] = {
     "maximum": odeopt.MaximumControl,
     "integral": odeopt.IntegralControl,
     "shadow": odeopt.ShadowControl,
+    "trust region": lambda: odeopt.TrustRegionControl(initial_step_size=0.1),
 }
 
 

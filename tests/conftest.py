@@ -1,12 +1,21 @@
 """What all tests share. The library never switches double precision on; the tests do, here and nowhere else."""
 
 import itertools
+import os
 
 import jax
 import jaxtyping
 import pytest
 
 jax.config.update("jax_enable_x64", True)
+
+
+def pytest_configure(config):
+    """Programs of the quick tests run for milliseconds and compile for seconds: they are compiled without most of the
+    optimizations, in processes that tests start too. The slow set runs what users run."""
+    if config.option.markexpr == "not slow":
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(autouse=True, scope="module")

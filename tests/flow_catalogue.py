@@ -31,6 +31,8 @@ CATALOGUE: dict[str, Callable[[], odeopt.AbstractFlow]] = {
     "spectral": lambda: odeopt.Spectral(smoothing=0.3),
     "mirror flow": lambda: odeopt.MirrorFlow(odeopt.HyperbolicEntropy(scale=0.5)),
     "natural gradient": lambda: odeopt.NaturalGradient(lambda x: lx.DiagonalLinearOperator(1 + x**2)),
+    "quasi-Newton": odeopt.QuasiNewton,
+    "quasi-Newton, pairs": lambda: odeopt.QuasiNewton(pairs=3),
     "AdaGrad": lambda: odeopt.AdaGrad(accumulation_rate=1.3, epsilon=0.2),
     "RMSProp": lambda: odeopt.RMSProp(scaling_rate=1.3, epsilon=0.2),
     "AEGD": lambda: odeopt.AEGD(shift=10.0),

@@ -40,8 +40,11 @@ def module_of(path: Path) -> tuple[str, ...]:
 
 
 def imported(path: Path):
-    """The modules of this package that a file imports, and the line; exempt: what only type checkers read, the scheme
-    and the controller that a flow recommends, and the schemes for which it states its discrete equivalent."""
+    """The modules of this package that a file imports, and the line.
+
+    Exempt: what only type checkers read, the scheme and the controller that a flow or a scheme recommends, and the
+    schemes for which a flow states its discrete equivalent.
+    """
     package = path.relative_to(PACKAGE).parent.parts
 
     class Reader(ast.NodeVisitor):
@@ -53,7 +56,8 @@ def imported(path: Path):
                 self.generic_visit(node)
 
         def visit_FunctionDef(self, node):
-            if not (node.name in ("recommended", "discrete_equivalent") and package == ("_flow",)):
+            exempt = {("_flow",): ("recommended", "discrete_equivalent"), ("_scheme",): ("recommended_controller",)}
+            if node.name not in exempt.get(package, ()):
                 self.generic_visit(node)
 
         def visit_ImportFrom(self, node):

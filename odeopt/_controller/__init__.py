@@ -13,3 +13,4 @@ from .slack import AverageControl as AverageControl
 from .slack import BalanceControl as BalanceControl
 from .slack import IntegralControl as IntegralControl
 from .slack import MaximumControl as MaximumControl
+from .trust_region import TrustRegionControl as TrustRegionControl

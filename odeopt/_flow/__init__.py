@@ -46,6 +46,7 @@ from .potentials import HyperbolicEntropy as HyperbolicEntropy
 from .potentials import PNorm as PNorm
 from .potentials import SimplexEntropy as SimplexEntropy
 from .primal_dual import PrimalDual as PrimalDual
+from .quasi_newton import QuasiNewton as QuasiNewton
 from .regularised import L2Regularised as L2Regularised
 from .relativistic import Relativistic as Relativistic
 from .rescaled import Rescaled as Rescaled

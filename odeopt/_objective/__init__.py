@@ -1,3 +1,5 @@
+from .least_squares import AbstractLeastSquares as AbstractLeastSquares
+from .least_squares import LeastSquares as LeastSquares
 from .objective import AbstractObjective as AbstractObjective
 from .objective import Objective as Objective
 from .objective import PartialObjective as PartialObjective

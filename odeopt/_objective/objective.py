@@ -119,6 +119,15 @@ class PartialObjective(AbstractObjective):
         return self.full.auxiliary(merge_parameters(parameters, self.frozen))
 
 
+class Merged(eqx.Module):
+    """The parameters of the full objective from the trained leaves."""
+
+    frozen: PyTree
+
+    def __call__(self, parameters: PyTree) -> PyTree:
+        return merge_parameters(parameters, self.frozen)
+
+
 def as_objective(fn, args: PyTree, has_aux: bool) -> AbstractObjective:
     """`fn` itself if it is an objective already, otherwise `Objective(fn, args, has_aux)`."""
     if isinstance(fn, AbstractObjective):

@@ -2,11 +2,13 @@
 
 import equinox as eqx
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._tree import vdot
-from .objective import AbstractObjective
+from .least_squares import AbstractLeastSquares
+from .objective import AbstractObjective, Merged, PartialObjective
 
 
 class Tally:
@@ -21,7 +23,7 @@ class Tally:
 
 
 class Oracle:
-    """Value, gradient and curvature products of an objective at one point.
+    """Value, gradient, curvature products and, of a sum of squares, residuals of an objective at one point.
 
     Every quantity is evaluated at most once, and only if it is read. An oracle belongs to the trace that created
     it: it must not outlive the branch of a `lax.cond` in which it was made.
@@ -74,6 +76,63 @@ class Oracle:
         self._tally.gradients += 2
         gradient = jax.grad(self._objective.value)
         return jax.jvp(gradient, (self.point,), (vector,))[1]
+
+    @property
+    def residuals(self) -> Array:
+        """The residuals of a `LeastSquares` at the point, shape (P,)."""
+        self._tally.values += 1
+        return self._least_squares("residuals").residuals(self.point)
+
+    @property
+    def residual_count(self) -> int:
+        """How many residuals there are: P."""
+        return jax.eval_shape(self._least_squares("residual_count").residuals, self.point).size
+
+    def jvp(self, vector: PyTree) -> Array:
+        """The Jacobian of the residuals times `vector`, which has the structure of the parameters; shape (P,)."""
+        self._tally.values += 2
+        return jax.jvp(self._least_squares("jvp").residuals, (self.point,), (vector,))[1]
+
+    def second_jvp(self, vector: PyTree) -> Array:
+        """The second derivative of the residuals along `vector`, shape (P,)."""
+        # The forward pass, its tangent and the tangents of both.
+        self._tally.values += 4
+        residuals = self._least_squares("second_jvp").residuals
+
+        def slope(point):
+            return jax.jvp(residuals, (point,), (vector,))[1]
+
+        return jax.jvp(slope, (self.point,), (vector,))[1]
+
+    def vjp(self, weights: Array) -> PyTree:
+        """The transpose of the Jacobian times `weights`, shape (P,); in the structure of the parameters."""
+        self._tally.values += 1
+        self._tally.gradients += 1
+        return jax.vjp(self._least_squares("vjp").residuals, self.point)[1](weights)[0]
+
+    def jacobian(self) -> tuple[Array, Array]:
+        """The residuals, shape (P,), and their Jacobian, shape (P, N), of a `LeastSquares`."""
+        objective = self._least_squares("jacobian")
+        self.count(*objective.jacobian_passes(self.point))
+        return objective.jacobian(self.point)
+
+    def normal_equations(self) -> tuple[Array, Array]:
+        r"""\(J^\top J\), shape (N, N), and the gradient \(J^\top r\), shape (N,), of a `LeastSquares`."""
+        objective = self._least_squares("normal_equations")
+        self.count(*objective.jacobian_passes(self.point))
+        return objective.normal_equations(self.point)
+
+    def _least_squares(self, asked: str) -> AbstractLeastSquares:
+        objective = self._objective
+        if isinstance(objective, PartialObjective) and isinstance(objective.full, AbstractLeastSquares):
+            return objective.full.of(Merged(objective.frozen))
+        if isinstance(objective, AbstractLeastSquares):
+            return objective
+        full = objective.full if isinstance(objective, PartialObjective) else objective
+        raise TypeError(
+            f"oracle.{asked} needs the residuals of the objective, and {type(full).__name__} has none. Write the loss "
+            "as odeopt.LeastSquares(residual, args), where residual(y, args) returns what is squared and summed."
+        )
 
     def at(self, point: PyTree) -> "Oracle":
         """The oracle at another point than the position of the state."""
@@ -132,6 +191,35 @@ class Recorder(Oracle):
     def hvp(self, vector: PyTree) -> PyTree:
         self.read.add("hvp")
         return vector
+
+    @property
+    def residuals(self) -> Array:
+        self.read.add("value")
+        return self._stand_in[None]
+
+    @property
+    def residual_count(self) -> int:
+        return 1
+
+    def jvp(self, vector: PyTree) -> Array:
+        self.read.add("gradient")
+        return self._stand_in[None]
+
+    second_jvp = jvp
+
+    def vjp(self, weights: Array) -> PyTree:
+        self.read.add("gradient")
+        return self.point
+
+    def jacobian(self) -> tuple[Array, Array]:
+        self.read.add("gradient")
+        flat = jax.flatten_util.ravel_pytree(self.point)[0]
+        return self._stand_in[None], flat[None]
+
+    def normal_equations(self) -> tuple[Array, Array]:
+        self.read.add("gradient")
+        flat = jax.flatten_util.ravel_pytree(self.point)[0]
+        return jnp.outer(flat, flat), flat
 
     def at(self, point: PyTree) -> Oracle:
         self.read.add("elsewhere")

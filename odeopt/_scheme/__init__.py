@@ -18,6 +18,7 @@ from .leapfrog import Leapfrog as Leapfrog
 from .leapfrog import PositionVerlet as PositionVerlet
 from .legendre import RKL1 as RKL1
 from .legendre import RKL2 as RKL2
+from .levenberg_marquardt import LevenbergMarquardt as LevenbergMarquardt
 from .linearly_implicit import LinearlyImplicitEuler as LinearlyImplicitEuler
 from .low_storage import CarpenterKennedyRK4 as CarpenterKennedyRK4
 from .low_storage import LowStorageRK as LowStorageRK

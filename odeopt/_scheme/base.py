@@ -11,6 +11,9 @@ from jaxtyping import Array, PyTree
 from .._flow.base import AbstractFlow, State
 from .._objective.oracle import Oracle
 
+if TYPE_CHECKING:
+    from .._controller.base import AbstractController
+
 
 @dataclass
 class Trial:
@@ -92,6 +95,10 @@ class AbstractScheme(eqx.Module):
         **Raises:** `ValueError` that says what the flow lacks.
         """
         return
+
+    def recommended_controller(self) -> "AbstractController | None":
+        """The controller that a solver takes where the user names none; `None` (default): that of the flow."""
+        return None
 
     def init(self, flow: AbstractFlow, t: Array, state: State, oracle: Oracle) -> PyTree:
         """What the scheme learns from step to step (the spectral radius, say), before the first; `None` for most."""

@@ -1,0 +1,160 @@
+r"""Quasi-Newton flow: a metric that learns the Hessian from the steps.
+
+\[ x' = -H g, \qquad V = f(x), \qquad V' = -\langle g, H g \rangle, \qquad H \succ 0 \text{ constant between jumps}. \]
+"""
+
+import equinox as eqx
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from .._hyperparameter import concrete, hyperparameter
+from .._objective.oracle import Oracle
+from .._tree import select, subtract, vdot
+from .base import State
+from .limited_memory import Pairs, empty, product, with_pair
+from .metric import AbstractMetricFlow
+from .open_scale import calibrated, with_open
+from .secant import UPDATES, Secant, updated
+
+# A matrix of 1000 by 1000 numbers takes 8 MB, and a product with it as long as that with 500 pairs.
+DENSE = 1000
+# As in most limited-memory codes: more cost more than they save (Liu and Nocedal, 1989: 3 to 7).
+PAIRS = 10
+# Curvature along the step, in units of rounding of the two gradients, below which it is noise.
+NOISE = 10
+
+
+class QuasiNewton(AbstractMetricFlow):
+    r"""Gradient flow in a metric that becomes the Hessian: BFGS, its self-scaled forms and L-BFGS, in continuous time.
+
+    \[ x' = -H g, \qquad V = f, \qquad V' = -\langle g, H g \rangle \]
+
+    Between steps \(H\) is constant. After an accepted step it jumps to the solution of \(H^+ y = s\) that changes it
+    least, \(s\) the change of the parameters and \(y\) that of the gradient; where \(s^\top y\) is not positive, or is
+    lost in rounding, it stays. A jump leaves \(V\) as it is. Time has no unit: near a minimum the step of length 1 is
+    Newton's, so 1 is what every step is tried with, and none is longer. With `Euler` at constant step 1 it is the
+    iteration of BFGS without a line search.
+
+    **Arguments:**
+
+    - `update`: of a full matrix: `"self_scaled_bfgs"` (default), `"self_scaled_broyden"` or `"bfgs"`. Self-scaling
+        shortens what the matrix has of too large curvature before each update.
+    - `pairs`: how many pairs \((s, y)\) are kept in place of a full matrix (L-BFGS, always `"bfgs"`); 0: the full
+        matrix; `None` (default): the full matrix for up to 1000 parameters, and 10 pairs for more.
+    - `first_scale`: \(H = \gamma I\) at the start, \(\gamma > 0\). `None` (default): so that the first step is the
+        gradient, or as long as the parameters where that is shorter.
+
+    Unit of time: none. Memory: \(N^2\) numbers, or `2 * pairs` times that of the parameters. **Raises:** `ValueError`
+    for an argument out of range. Source: Broyden (1970), Fletcher (1970), Goldfarb (1970), Shanno (1970); Oren and
+    Luenberger (1974), Self-scaling variable metric (SSVM) algorithms; Liu and Nocedal (1989), On the limited memory
+    BFGS method for large scale optimization.
+
+    !!! example
+
+        ```python
+        solver = odeopt.Solver(odeopt.QuasiNewton())
+        rosenbrock = lambda x, _: (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2
+        solution = odeopt.minimise(rosenbrock, solver, jnp.array([-1.2, 1.0]))
+        ```
+    """
+
+    update: str = eqx.field(static=True, default="self_scaled_bfgs")
+    pairs: int | None = eqx.field(static=True, default=None)
+    first_scale: Array | None = eqx.field(converter=hyperparameter, default=None)
+
+    def __check_init__(self):
+        if self.update not in UPDATES:
+            raise ValueError(f"QuasiNewton(update={self.update!r}): expected one of {UPDATES}.")
+        if self.pairs is not None and not (isinstance(self.pairs, int) and self.pairs >= 0):
+            raise ValueError(f"QuasiNewton(pairs={self.pairs!r}): expected a whole number >= 0, or None.")
+        if concrete(self.first_scale) and not 0 < float(self.first_scale) < float("inf"):
+            raise ValueError(f"QuasiNewton(first_scale={float(self.first_scale)}): expected a finite number > 0.")
+        if self.pairs and self.update == "self_scaled_broyden":
+            raise ValueError("QuasiNewton(update='self_scaled_broyden', pairs=...): needs the full matrix; pairs=0.")
+
+    def init(self, params: PyTree) -> State:
+        flat, _ = jax.flatten_util.ravel_pytree(params)
+        pairs = self._pairs(flat.size)
+        memory = empty(flat, pairs) if pairs else Matrix(jnp.eye(flat.size, dtype=flat.dtype), jnp.zeros_like(flat[0]))
+        return State(params, memory)
+
+    def calibrate(self, state: State, oracle: Oracle) -> "QuasiNewton":
+        length, slope = (jnp.sqrt(vdot(tree, tree)) for tree in (state.position, oracle.gradient))
+        scale = jnp.maximum(length, 1.0) / jnp.where(slope > 0, slope, 1.0)
+        return with_open(self, "first_scale", jnp.minimum(scale, 1.0))
+
+    def inverse_metric(self, t: Array, state: State, oracle: Oracle, covector: PyTree) -> PyTree:
+        flat, unravel = jax.flatten_util.ravel_pytree(covector)
+        return unravel(self._product(state.memory, flat))
+
+    def recommended(self):
+        from .._controller.lyapunov import LyapunovControl
+        from .._scheme.tableaus import Euler
+
+        # Newton's step on a quadratic keeps half of the dissipation; any real decrease will do, and the parabola
+        # through a trial that fails knows better than a half where the next should be.
+        control = LyapunovControl(decrease=1e-4, initial_step_size=1.0, search="restart", interpolate=True)
+        return Euler(), control
+
+    def structure(self, t: Array, state: State, oracle: Oracle, covector: State) -> State:
+        still = jax.tree.map(jnp.zeros_like, state.memory)
+        return State(super().structure(t, state, oracle, covector).position, still)
+
+    def jump(self, t: Array, before: State, after: State, oracle_before: Oracle, oracle_after: Oracle) -> PyTree:
+        old, new, step = (
+            jax.flatten_util.ravel_pytree(tree)[0]
+            for tree in (
+                oracle_before.gradient,
+                oracle_after.gradient,
+                subtract(after.position, before.position),
+            )
+        )
+        change = new - old
+        noise = NOISE * jnp.finfo(step.dtype).eps * jnp.linalg.norm(step) * jnp.linalg.norm(old)
+        curved = jnp.vdot(step, change) > noise
+        memory = before.memory
+        if isinstance(memory, Pairs):
+            return select(curved, with_pair(memory, step, change), memory)
+        velocity = self._product(memory, old)
+        length = jnp.vdot(step, velocity) / jnp.vdot(velocity, velocity)
+        renewed = select(curved, self._renewed(memory, Secant(step, change, length * old)), memory)
+        return self._sound(renewed, new)
+
+    def _pairs(self, size: int) -> int:
+        if self.pairs is not None:
+            return self.pairs
+        return 0 if size <= DENSE else PAIRS
+
+    def _product(self, memory: "Pairs | Matrix", covector: Array) -> Array:
+        """H times a covector, both (N,)."""
+        if isinstance(memory, Pairs):
+            begun, learnt = memory.scale > 0, product(memory, covector)
+        else:
+            begun, learnt = memory.begun > 0, memory.inverse @ covector
+        return jnp.where(begun, learnt, calibrated(self, "first_scale").astype(covector.dtype) * covector)
+
+    def _renewed(self, memory: "Matrix", secant: Secant) -> "Matrix":
+        # The first pair says how large the matrix should have been before it (Nocedal and Wright, 6.20).
+        scale = jnp.vdot(secant.step, secant.change) / jnp.vdot(secant.change, secant.change)
+        first = memory.begun == 0
+        inverse = jnp.where(first, scale * memory.inverse, memory.inverse)
+        image = jnp.where(first, secant.step / scale, secant.image)
+        inverse = updated(inverse, Secant(secant.step, secant.change, image), self.update)
+        return Matrix(inverse, jnp.ones_like(memory.begun))
+
+    def _sound(self, memory: "Matrix", gradient: Array) -> "Matrix":
+        """The matrix, or the first one again where rounding has made it indefinite."""
+        velocity = self._product(memory, gradient)
+        unit = jnp.finfo(gradient.dtype).eps
+        descends = jnp.vdot(gradient, velocity) > unit * jnp.linalg.norm(gradient) * jnp.linalg.norm(velocity)
+        identity = jnp.eye(gradient.size, dtype=gradient.dtype)
+        return select(descends, memory, Matrix(identity, jnp.zeros_like(memory.begun)))
+
+
+class Matrix(eqx.Module):
+    """The full inverse Hessian, (N, N), and whether it has begun to learn: 0 or 1, a scalar of floating point."""
+
+    inverse: Array
+    begun: Array

@@ -1,0 +1,219 @@
+"""Levenberg and Marquardt's step and the control of its damping, against linear algebra and SciPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.optimize
+
+import odeopt
+
+RANDOM = np.random.default_rng(0)
+MATRIX, RIGHT, START = RANDOM.normal(size=(5, 3)), RANDOM.normal(size=5), RANDOM.normal(size=3)
+TIMES = np.linspace(0.0, 4.0, 30)
+OBSERVED = 2.0 * np.exp(-1.3 * TIMES) + 0.5 * np.exp(-0.2 * TIMES) + 0.01 * np.cos(9 * TIMES)
+
+
+def affine(matrix, right):
+    """The residuals A y - b."""
+    return odeopt.LeastSquares(lambda y, data: data[0] @ y - data[1], (jnp.asarray(matrix), jnp.asarray(right)))
+
+
+def decays(y, sample):
+    return y[0] * jnp.exp(-y[1] * sample[0]) + y[2] * jnp.exp(-y[3] * sample[0]) - sample[1]
+
+
+DECAYS = odeopt.LeastSquares(decays, (jnp.asarray(TIMES), jnp.asarray(OBSERVED)), per_sample=True)
+
+
+def solver(control=None, **options):
+    return odeopt.Solver(odeopt.GradientFlow(), odeopt.LevenbergMarquardt(**options), control)
+
+
+def fixed(step_size):
+    return odeopt.ConstantStep(step_size)
+
+
+def run(objective, made, start, **options):
+    return odeopt.minimise(objective, made, jnp.asarray(start), **({"throw": False} | options))
+
+
+def steps(objective, made, start, count):
+    return np.asarray(run(objective, made, start, max_steps=count, history="states").history.trimmed().position)
+
+
+# More residuals than parameters, as many, and fewer: the last is solved in the space of residuals.
+@pytest.mark.parametrize("rows", [5, 3, 2])
+def test_a_step_on_affine_residuals_is_implicit_eulers(rows):
+    matrix, right, h = MATRIX[:rows], RIGHT[:rows], 0.7
+    end = np.linalg.solve(np.eye(3) + h * matrix.T @ matrix, START + h * matrix.T @ right)
+    taken = steps(affine(matrix, right), solver(fixed(h), scaling="none"), START, 1)
+    np.testing.assert_allclose(taken[0], end, rtol=1e-12)
+
+
+def test_in_units_of_the_columns_the_damping_is_marquardts():
+    h, columns = 0.7, np.linalg.norm(MATRIX, axis=0)
+    damped = MATRIX.T @ MATRIX + np.diag(columns**2) / h
+    end = START - np.linalg.solve(damped, MATRIX.T @ (MATRIX @ START - RIGHT))
+    np.testing.assert_allclose(steps(affine(MATRIX, RIGHT), solver(fixed(h)), START, 1)[0], end, rtol=1e-12)
+
+
+def test_it_is_of_first_order_on_gradient_flow():
+    start, time = np.array([1.0, 1.0, 1.0, 0.1]), 0.064
+
+    def field(t, y):
+        first, second = np.exp(-y[1] * TIMES), np.exp(-y[3] * TIMES)
+        residuals = y[0] * first + y[2] * second - OBSERVED
+        return -np.stack([first, -y[0] * TIMES * first, second, -y[2] * TIMES * second]) @ residuals
+
+    exact = scipy.integrate.solve_ivp(field, (0, time), start, rtol=1e-12, atol=1e-13).y[:, -1]
+    counts = np.array([16, 32, 64])
+    ends = [steps(DECAYS, solver(fixed(time / n), scaling="none"), start, int(n))[-1] for n in counts]
+    errors = [np.linalg.norm(end - exact) for end in ends]
+    orders = np.log2(errors[:-1]) - np.log2(errors[1:])
+    assert abs(orders[-1] - 1) < 0.1, orders
+
+
+def test_the_second_order_correction_is_that_of_the_expansion():
+    h, y = 0.3, np.array([0.8, -0.6])
+    misfit = odeopt.LeastSquares(lambda y, _: jnp.stack([y[0] ** 2 + y[1], y[0] * y[1] - 1, y[1] ** 2]))
+    r = np.array([y[0] ** 2 + y[1], y[0] * y[1] - 1, y[1] ** 2])
+    jacobian = np.array([[2 * y[0], 1.0], [y[1], y[0]], [0.0, 2 * y[1]]])
+    damped = jacobian.T @ jacobian + np.eye(2) / h
+    d = -np.linalg.solve(damped, jacobian.T @ r)
+    second = np.array([2 * d[0] ** 2, 2 * d[0] * d[1], 2 * d[1] ** 2])
+    correction = -0.5 * np.linalg.solve(damped, jacobian.T @ second)
+    assert np.linalg.norm(correction) < 0.375 * np.linalg.norm(d)
+    taken = steps(misfit, solver(fixed(h), scaling="none", geodesic=True), y, 1)
+    np.testing.assert_allclose(taken[0], y + d + correction, rtol=1e-10)
+
+
+@pytest.mark.parametrize("geodesic", [False, True])
+def test_it_finds_the_fit_that_scipy_finds(geodesic):
+    def residuals(y):
+        return y[0] * np.exp(-y[1] * TIMES) + y[2] * np.exp(-y[3] * TIMES) - OBSERVED
+
+    start = [1.0, 3.0, 1.0, 0.01]
+    peer = scipy.optimize.least_squares(residuals, start, method="lm", ftol=1e-14, xtol=1e-14, gtol=1e-14)
+    solution = run(DECAYS, solver(geodesic=geodesic), start, stop=odeopt.Stop(gradient_norm=1e-9))
+    assert solution.result == odeopt.RESULTS.converged, str(solution)
+    np.testing.assert_allclose(solution.value, peer.x, rtol=1e-6)
+    loss = np.asarray(solution.history.trimmed().loss)
+    assert np.all(np.diff(loss) <= 1e-15)
+
+
+def test_the_units_of_the_parameters_do_not_matter():
+    # Powers of two change no rounding.
+    units = jnp.array([2.0**10, 2.0**-7, 2.0**3, 2.0**-20])
+    scaled = odeopt.LeastSquares(lambda y, sample: decays(y * units, sample), DECAYS.args, per_sample=True)
+    start = np.array([1.0, 3.0, 1.0, 0.01])
+    plain = steps(DECAYS, solver(), start, 10)
+    np.testing.assert_allclose(steps(scaled, solver(), start / np.asarray(units), 10) * units, plain, rtol=1e-12)
+
+
+def test_a_rejected_trial_makes_no_new_jacobian():
+    # From here the first step of Gauss and Newton overshoots.
+    misfit = odeopt.LeastSquares(lambda y, _: jnp.arctan(y))
+    solution = run(misfit, solver(odeopt.TrustRegionControl(initial_step_size=1e6)), [3.0])
+    accepted, rejected = int(solution.stats["accepted"]), int(solution.stats["rejected"])
+    assert solution.result == odeopt.RESULTS.converged
+    assert rejected > 0
+    # One column: a Jacobian is two values, at the start and behind every step but the last; a trial is one value.
+    assert int(solution.stats["values"]) == 1 + 2 * accepted + accepted + rejected
+    assert int(solution.stats["gradients"]) == 1 + accepted
+
+
+RANK_DEFICIENT = {
+    "a parameter that nothing depends on": lambda y, _: (
+        jnp.stack([y[0] - 1, y[1] ** 2 - 4, y[0] * y[1] - 2]) + 0 * y[2]
+    ),
+    "two parameters that are one": lambda y, _: jnp.stack([y[0] + y[1] - 3, (y[0] + y[1]) ** 2 - 9, y[2] - 1]),
+    "more parameters than residuals": lambda y, _: jnp.stack([y[0] * y[1] - 2, y[1] + y[2] - 3]),
+}
+
+
+@pytest.mark.parametrize("name", RANK_DEFICIENT)
+@pytest.mark.parametrize("scaling", ["columns", "none"])
+def test_jacobians_without_full_rank_are_no_obstacle(name, scaling):
+    made = solver(odeopt.TrustRegionControl(initial_step_size=1.0), scaling=scaling)
+    solution = run(odeopt.LeastSquares(RANK_DEFICIENT[name]), made, [1.0, 1.0, 1.0])
+    assert solution.result == odeopt.RESULTS.converged, str(solution)
+    assert solution.loss < 1e-12
+
+
+def test_a_start_without_misfit_is_an_end():
+    solution = run(affine(MATRIX, MATRIX @ START), solver(), START)
+    assert solution.result == odeopt.RESULTS.converged
+    np.testing.assert_array_equal(solution.value, START)
+
+
+def test_a_trial_with_one_residual_that_is_no_number_is_rejected():
+    # The full step from 1 would lead to -1, where the logarithm is none.
+    misfit = odeopt.LeastSquares(lambda y, _: jnp.concatenate([jnp.log(y) + 2, 1e-3 * y]))
+    solution = run(misfit, solver(), [1.0])
+    assert solution.result == odeopt.RESULTS.converged, str(solution)
+    assert int(solution.stats["rejected"]) > 0
+    np.testing.assert_allclose(solution.value, np.exp(-2.0), rtol=1e-6)
+
+
+def test_a_start_with_one_residual_that_is_no_number_is_told():
+    solution = run(odeopt.LeastSquares(lambda y, _: jnp.log(y)), solver(), [1.0, -1.0])
+    assert solution.result == odeopt.RESULTS.nonfinite_start
+
+
+def test_single_precision_ends_at_its_rounding():
+    data = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), DECAYS.args)
+    misfit = odeopt.LeastSquares(decays, data, per_sample=True)
+    start = np.array([1.0, 3.0, 1.0, 0.01], np.float32)
+    solution = run(misfit, solver(), start, stop=odeopt.Stop(gradient_norm=1e-12), max_steps=400)
+    exact = run(DECAYS, solver(), start.astype(float))
+    assert solution.value.dtype == jnp.float32
+    # Residuals are rounded to some 1e-7 of values of 1.
+    assert float(solution.loss) - float(exact.loss) < 1e-9
+
+
+def test_lanes_of_a_batch_are_solved_as_if_alone():
+    starts = jnp.array([[1.0, 3.0, 1.0, 0.01], [2.0, 1.0, 0.3, 0.1]])
+    alone = [run(DECAYS, solver(), start, history=None).value for start in starts]
+    batch = jax.vmap(lambda y0: odeopt.minimise(DECAYS, solver(), y0, history=None, throw=False).value)(starts)
+    np.testing.assert_allclose(batch, np.stack(alone), rtol=1e-6)
+
+
+def test_other_flows_are_refused():
+    with pytest.raises(ValueError, match="LevenbergMarquardt steps gradient flow, and not HeavyBall"):
+        odeopt.Solver(odeopt.HeavyBall(), odeopt.LevenbergMarquardt())
+    with pytest.raises(ValueError, match="expected 'columns' or 'none'"):
+        odeopt.LevenbergMarquardt(scaling="rows")
+
+
+def attempt(change, rate=-1.0, step_size=2.0):
+    numbers = [jnp.asarray(x) for x in (step_size, change, rate, 0.0)]
+    return odeopt.Attempt(*numbers, finite=jnp.asarray(True))
+
+
+# Nielsen's rule, 1 / max(1/3, 1 - (2 rho - 1)^3); promised is a decrease of 2.
+@pytest.mark.parametrize(
+    ("change", "factor"), [(-2.0, 3.0), (-4.0, 3.0), (-1.0, 1.0), (-1.5, 8 / 7), (-0.5, 8 / 9), (-0.01, 0.507463)]
+)
+def test_the_step_size_follows_the_gain(change, factor):
+    control = odeopt.TrustRegionControl()
+    state = control.init(jnp.asarray(2.0))
+    after = control.update(state, attempt(change), jnp.asarray(odeopt.Verdict.ACCEPT), jnp.asarray(True))
+    np.testing.assert_allclose(control.step_size(after) / 2.0, factor, rtol=1e-3)
+
+
+def test_rejections_shorten_the_step_ever_faster():
+    control = odeopt.TrustRegionControl()
+    state, sizes = control.init(jnp.asarray(64.0)), []
+    for _ in range(3):
+        failed = attempt(1.0, step_size=control.step_size(state))
+        state = control.update(state, failed, jnp.asarray(odeopt.Verdict.REJECT), jnp.asarray(False))
+        sizes.append(float(control.step_size(state)))
+    assert sizes == [32.0, 8.0, 1.0]
+
+
+@pytest.mark.parametrize("name", ["decrease", "initial_step_size", "grow", "shrink", "rounding", "max_rejections"])
+def test_constants_out_of_range_are_refused(name):
+    with pytest.raises(ValueError, match=f"TrustRegionControl\\({name}=-1.0\\): expected"):
+        odeopt.TrustRegionControl(**{name: -1.0})

@@ -1,0 +1,194 @@
+"""Metrics that learn the Hessian: secant equations, definiteness, and what the run makes of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import odeopt
+from odeopt._flow.limited_memory import empty, product, with_pair
+from odeopt._flow.secant import UPDATES, Secant, updated
+from odeopt._objective import Tally
+
+SIZE = 6
+
+
+def positive(random, size=SIZE):
+    """A symmetric positive definite matrix."""
+    factor = random.normal(size=(size, size))
+    return factor @ factor.T + 0.1 * np.eye(size)
+
+
+def bfgs(inverse, s, y):
+    """The textbook's form (Nocedal and Wright, 6.17)."""
+    rho = 1 / (s @ y)
+    left = np.eye(len(s)) - rho * np.outer(s, y)
+    return left @ inverse @ left.T + rho * np.outer(s, s)
+
+
+def rosenbrock(y, _=None):
+    return jnp.sum((1 - y[:-1]) ** 2 + 100 * (y[1:] - y[:-1] ** 2) ** 2)
+
+
+def run(flow, fn=rosenbrock, start=(-1.2, 1.0), **options):
+    solver = odeopt.Solver(flow) if isinstance(flow, odeopt.AbstractFlow) else flow
+    return odeopt.minimise(fn, solver, jnp.asarray(start), **({"throw": False} | options))
+
+
+@pytest.mark.parametrize("update", UPDATES)
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=50, deadline=None)
+def test_an_update_solves_the_secant_equation_and_stays_positive_definite(update, seed):
+    random = np.random.default_rng(seed)
+    inverse, hessian, step = positive(random), positive(random), random.normal(size=SIZE)
+    secant = Secant(*map(jnp.asarray, (step, hessian @ step, np.linalg.solve(inverse, step))))
+    new = np.asarray(updated(jnp.asarray(inverse), secant, update))
+    np.testing.assert_allclose(new, new.T, atol=1e-12 * np.abs(new).max())
+    np.testing.assert_allclose(new @ hessian @ step, step, atol=1e-8 * np.linalg.norm(new))
+    eigenvalues = np.linalg.eigvalsh((new + new.T) / 2)
+    assert eigenvalues[0] > -1e-10 * eigenvalues[-1]
+
+
+def test_without_scaling_it_is_the_textbooks_bfgs():
+    random = np.random.default_rng(1)
+    inverse, hessian, step = positive(random), positive(random), random.normal(size=SIZE)
+    secant = Secant(*map(jnp.asarray, (step, hessian @ step, np.linalg.solve(inverse, step))))
+    expected = bfgs(inverse, step, hessian @ step)
+    np.testing.assert_allclose(updated(jnp.asarray(inverse), secant, "bfgs"), expected, rtol=1e-10)
+    # Self-scaling divides the old matrix by s'y / s'Bs where the model curves too much, and leaves it alone elsewhere.
+    b = step @ np.linalg.solve(inverse, step) / (step @ hessian @ step)
+    scaled = bfgs(inverse / min(1, 1 / b), step, hessian @ step)
+    np.testing.assert_allclose(updated(jnp.asarray(inverse), secant, "self_scaled_bfgs"), scaled, rtol=1e-10)
+
+
+@pytest.mark.parametrize("count", [0, 2, 3, 8])
+def test_the_pairs_stand_for_the_matrix_that_they_would_make(count):
+    random, hessian = np.random.default_rng(2), positive(np.random.default_rng(3))
+    memory, pairs = empty(jnp.zeros(SIZE), 3), []
+    for _ in range(count):
+        step = random.normal(size=SIZE)
+        pairs.append((step, hessian @ step))
+        memory = with_pair(memory, *map(jnp.asarray, pairs[-1]))
+    covector = random.normal(size=SIZE)
+    expected = np.zeros((SIZE, SIZE))
+    if pairs:
+        s, y = pairs[-1]
+        expected = np.eye(SIZE) * (s @ y) / (y @ y)
+    for pair in pairs[-3:]:
+        expected = bfgs(expected, *pair)
+    np.testing.assert_allclose(product(memory, jnp.asarray(covector)), expected @ covector, rtol=1e-9, atol=1e-12)
+
+
+FLOWS = {
+    **{update: odeopt.QuasiNewton(update=update) for update in UPDATES},
+    "pairs": odeopt.QuasiNewton(pairs=5),
+}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_it_finds_the_minimum_and_never_goes_uphill(name):
+    solution = run(FLOWS[name], start=[-1.2, 1.0, -1.2, 1.0], stop=odeopt.Stop(gradient_norm=1e-8))
+    assert solution.result == odeopt.RESULTS.converged, str(solution)
+    np.testing.assert_allclose(solution.value, np.ones(4), atol=1e-7)
+    history = solution.history.trimmed()
+    assert np.all(np.diff(history.loss) <= 0)
+    assert np.all(np.asarray(history.step_size) <= 1)
+    # Gradient flow needs thousands.
+    assert int(solution.stats["cost"]) < 500
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_it_becomes_newtons_method(name):
+    random = np.random.default_rng(4)
+    hessian = jnp.asarray(positive(random))
+    solution = run(FLOWS[name], lambda y, _: 0.5 * y @ hessian @ y, random.normal(size=SIZE))
+    # Towards the end steps of length 1 are taken, and each gains more than the one before.
+    assert np.all(np.asarray(solution.history.trimmed().step_size)[-3:] == 1)
+    norms = np.asarray(solution.history.trimmed().gradient_norm)[-3:]
+    assert norms[2] / norms[1] < norms[1] / norms[0] or name == "pairs"
+
+
+def test_a_pair_without_curvature_changes_nothing():
+    flow = odeopt.QuasiNewton(first_scale=1.0)
+    start = flow.init(jnp.array([1.0, 2.0]))
+    concave = odeopt.Objective(lambda y, _: -jnp.sum(y**2))
+    moved = odeopt.State(start.position + 0.1, start.memory)
+    oracles = [odeopt.Oracle(concave, state.position, Tally()) for state in (start, moved)]
+    memory = flow.jump(jnp.zeros(()), start, moved, *oracles)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), memory, start.memory))
+
+
+def test_a_matrix_that_rounding_has_made_indefinite_is_begun_anew():
+    flow = odeopt.QuasiNewton(first_scale=1.0)
+    start = flow.init(jnp.array([1.0, 2.0]))
+    broken = jax.tree.map(lambda leaf: -leaf if leaf.ndim else jnp.ones_like(leaf), start.memory)
+    before, after = odeopt.State(start.position, broken), odeopt.State(start.position, broken)
+    oracle = odeopt.Oracle(odeopt.Objective(lambda y, _: jnp.sum(y**2)), start.position, Tally())
+    memory = flow.jump(jnp.zeros(()), before, after, oracle, oracle)
+    np.testing.assert_array_equal(memory.inverse, np.eye(2))
+    assert memory.begun == 0
+
+
+def test_a_step_to_where_there_is_a_value_but_no_gradient_is_rejected():
+    def edge(y, _):
+        # Left of -1 there is a value but no derivative: that of the root is not dropped but multiplied by 0.
+        return jnp.where(y > -1, 10 + 20 * jnp.sqrt(y + 1) * (y - 3), 0.0)[0] + 5 * y[0] ** 2
+
+    def gradient(y):
+        return jax.grad(lambda y: edge(y, None))(y)
+
+    assert not np.isfinite(gradient(jnp.array([-2.0]))[0])
+    solution = run(odeopt.QuasiNewton(first_scale=1.0), edge, [2.0], max_steps=50)
+    assert solution.result == odeopt.RESULTS.converged, str(solution)
+    assert np.isfinite(gradient(solution.value)[0])
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_with_pairs_at_step_one_it_is_the_lbfgs_of_optax(count):
+    quadratic = jnp.asarray(positive(np.random.default_rng(5)))
+
+    def fn(y, _=None):
+        return 0.5 * y @ quadratic @ y + 0.1 * jnp.sum(y**4)
+
+    start = jnp.asarray(np.random.default_rng(6).normal(size=SIZE))
+    # The first step of optax has length 1.
+    flow = odeopt.QuasiNewton(pairs=4, first_scale=1 / jnp.linalg.norm(jax.grad(fn)(start)))
+    peer = optax.lbfgs(1.0, memory_size=4, linesearch=None)
+    y, state = start, peer.init(start)
+    for _ in range(count):
+        update, state = peer.update(jax.grad(fn)(y), state, y)
+        y = optax.apply_updates(y, update)
+    solver = odeopt.Solver(flow, controller=odeopt.ConstantStep(1.0))
+    solution = run(solver, fn, start, max_steps=count, history="states", stop=odeopt.Stop(gradient_norm=0.0))
+    np.testing.assert_allclose(solution.history.position[count - 1], y, rtol=1e-9)
+
+
+def test_many_parameters_are_kept_as_pairs():
+    few, many = (odeopt.QuasiNewton().init(jnp.zeros(n)).memory for n in (1000, 1001))
+    assert few.inverse.shape == (1000, 1000)
+    assert many.steps.shape == (10, 1001)
+
+
+def test_single_precision_stays_single_and_ends_with_a_reason():
+    start = np.array([-1.2, 1.0], np.float32)
+    solution = run(odeopt.QuasiNewton(), start=start, stop=odeopt.Stop(gradient_norm=1e-12), max_steps=500)
+    assert {leaf.dtype for leaf in jax.tree.leaves(solution.state.run.snapshot.state)} == {jnp.dtype(jnp.float32)}
+    assert solution.result in (odeopt.RESULTS.converged, odeopt.RESULTS.rounding_floor_reached), str(solution)
+    np.testing.assert_allclose(solution.value, np.ones(2), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"update": "newton"}, "expected one of"),
+        ({"pairs": -1}, "whole number >= 0"),
+        ({"first_scale": 0.0}, "finite number > 0"),
+        ({"update": "self_scaled_broyden", "pairs": 3}, "needs the full matrix"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        odeopt.QuasiNewton(**options)
