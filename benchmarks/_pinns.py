@@ -274,7 +274,7 @@ def allen_cahn_coefficients(modes: int = 1024, steps: int = 1000, times: int = 1
     r"""The solution as cosine series: row \(i\) holds \(c_0, \dots, c_K\) at \(t = i\) / `times`.
 
     \(u = c_0 + 2 \sum_k c_k \cos k \pi x\), by Fourier and Galerkin, with the coefficients of the initial values in
-    closed form (interpolated, their corner costs six digits) and without aliasing, and by ETDRK4 in time. Source:
+    closed form (of interpolated ones the corner is wrong by 8e-5) and without aliasing, and by ETDRK4 in time. Source:
     Kassam and Trefethen (2005), Fourth-order time-stepping for stiff PDEs.
     """
     k, points = np.arange(modes + 1), 4 * modes

@@ -44,32 +44,10 @@ SHORT = {
 
 
 def flows(results: dict, precision: str) -> str:
-    """All flows on all problems, but those that only some flows have been run on."""
-    problems = {name: rows for name, rows in results.get(precision, {}).items() if not _some(rows)}
+    """All flows on all problems."""
+    problems = results.get(precision, {})
     names = {name for rows in problems.values() for name in rows}
     return _rows("flow", problems, [name for name in FLOWS if name in names])
-
-
-def ranking(results: dict, precision: str) -> str:
-    """The problems that only some flows have been run on: flows and peers, the best first."""
-    lines = _head("problem", ("flow or optimizer", "cost, or loss"))
-    for problem, rows in results.get(precision, {}).items():
-        if _some(rows):
-            ranked = sorted((name for name in rows if WITH not in name), key=lambda name: score(rows[name]))
-            lines += [_line(problem, [_titled(name), _cell(rows[name], _best(rows, ranked), 2)]) for name in ranked]
-    return "\n".join(lines)
-
-
-def _some(rows: dict) -> bool:
-    return sum(name in rows for name in FLOWS) < len(FLOWS) / 2
-
-
-def _titled(name: str) -> str:
-    """Of a peer, whose optimizer it is and its rate."""
-    if not is_peer(name):
-        return SHORT.get(name, name)
-    family = _family(name)
-    return f"optax, {family}" + (f" at {name.split()[-1]}" if family in SWEPT else "")
 
 
 def schemes(results: dict, precision: str) -> str:
@@ -157,10 +135,10 @@ def _best(rows: dict, names: list[str]) -> tuple:
     return min((score(rows[name]) for name in names if name in rows), default=())
 
 
-def _cell(row: dict | None, best: tuple, decimals: int = 1) -> str:
+def _cell(row: dict | None, best: tuple) -> str:
     if row is None:
         return ""
-    text = _number(row["cost"]) if row["lanes"] or _solved(row) else f"loss {row['loss']:.{decimals}e}"
+    text = _number(row["cost"]) if row["lanes"] or _solved(row) else f"loss {row['loss']:.2e}"
     if row["lanes"] and row["solved"] < 1:
         # Rounded down: one start that failed is not all of them.
         text += f" ({int(1000 * row['solved']) / 10:.1f}%)"

@@ -111,7 +111,7 @@ def markdown(results: dict) -> str:
             tables += [f"{precision}: other schemes than the recommended one", _tables.schemes(results, precision)]
             tables += [f"{precision}: other controllers", _tables.controllers(results, precision)]
             tables += [f"{precision}: peers at their best rate", _tables.peers(results, precision)]
-            tables += [_tables.one_rate(results, precision), _tables.ranking(results, precision)]
+            tables += [_tables.one_rate(results, precision)]
     return "\n\n".join(tables)
 
 
