@@ -73,8 +73,10 @@ class Solution(eqx.Module):
 
     **Attributes:**
 
-    - `value`: the best parameters found, of the type of `y0`.
-    - `loss`: the objective there.
+    - `value`: the parameters of lowest loss that the run has met, of the type of `y0`. For flows with memory this may
+        be another point than the last, at which the stopping criteria were met;
+        `solution.state.run.snapshot.state.position` is the last.
+    - `loss`: the objective at `value`.
     - `result`: a member of `odeopt.RESULTS`; `str(solution.result)` is a sentence.
     - `stats`: a dict of integers: `accepted`, `rejected`, `values` (forward passes, those inside gradient passes
         included), `gradients` (backward passes), `cost` (`values + 2 * gradients`), `gradient_tests` (decisions taken
@@ -120,8 +122,11 @@ class Solution(eqx.Module):
             )
         snapshot, stats = self.state.run.snapshot, self.stats
         step_size = self.state.solver.controller.step_size(self.state.run.controller)
+        # The gradient is not known at the best point, but where the run stands.
+        elsewhere = " at the last point" if float(snapshot.value) > float(self.loss) else ""
         return (
-            f"{self.result} The gradient norm is {float(snapshot.stationarity):.3g}, the loss {float(self.loss):.6g} "
-            f"({snapshot.value.dtype}), the step size {float(step_size):.3g}, after {int(stats['accepted'])} accepted "
-            f"and {int(stats['rejected'])} rejected steps."
+            f"{self.result} The gradient norm is {float(snapshot.stationarity):.3g}{elsewhere}, the loss "
+            f"{float(self.loss):.6g} ({snapshot.value.dtype}){' at the best' if elsewhere else ''}, the step size "
+            f"{float(step_size):.3g}, after {int(stats['accepted'])} accepted and {int(stats['rejected'])} rejected "
+            "steps."
         )

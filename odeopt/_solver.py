@@ -42,17 +42,17 @@ class Solver(eqx.Module):
     ):
         flow = Adam() if flow is None else flow
         _expect("flow", flow, AbstractFlow)
-        if scheme is None or controller is None:
-            recommended_scheme, recommended_controller = flow.recommended()
-            scheme = recommended_scheme if scheme is None else scheme
-            if controller is None:
-                controller = scheme.recommended_controller() or recommended_controller
+        recommended_scheme, recommended_controller = flow.recommended()
+        scheme = recommended_scheme if scheme is None else scheme
         _expect("scheme", scheme, AbstractScheme)
+        if controller is None:
+            controller = scheme.recommended_controller() or recommended_controller
         _expect("controller", controller, AbstractController)
         self.flow = flow
         self.scheme = scheme
         self.controller = controller
         scheme.check(flow)
+        scheme.check_controller(controller)
         if controller.tolerance is not None and not scheme.has_error:
             raise ValueError(
                 f"{type(controller).__name__} needs a scheme with an error estimate; {type(scheme).__name__} has none. "
@@ -75,4 +75,6 @@ def _expect(name: str, given, kind: type):
             hint = " This is an optimizer of optax, which is no part of a solver; odeopt.equivalence compares with one."
         if isinstance(given, diffrax.AbstractSolver):
             hint = f" Write odeopt.from_diffrax(diffrax.{type(given).__name__}())."
-        raise TypeError(f"Solver({name}=...): expected an odeopt.{kind.__name__}, got {given!r}.{hint}")
+        # A module prints all its fields.
+        got = f"{type(given).__name__}(...)" if isinstance(given, eqx.Module) else repr(given)
+        raise TypeError(f"Solver({name}=...): expected an odeopt.{kind.__name__}, got {got}.{hint}")

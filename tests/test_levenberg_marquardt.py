@@ -180,9 +180,11 @@ def test_lanes_of_a_batch_are_solved_as_if_alone():
     np.testing.assert_allclose(batch, np.stack(alone), rtol=1e-6)
 
 
-def test_other_flows_are_refused():
+def test_other_flows_and_tests_that_ask_for_its_dissipation_are_refused():
     with pytest.raises(ValueError, match="LevenbergMarquardt steps gradient flow, and not HeavyBall"):
         odeopt.Solver(odeopt.HeavyBall(), odeopt.LevenbergMarquardt())
+    with pytest.raises(ValueError, match="Use TrustRegionControl"):
+        solver(odeopt.LyapunovControl())
     with pytest.raises(ValueError, match="expected 'columns' or 'none'"):
         odeopt.LevenbergMarquardt(scaling="rows")
 

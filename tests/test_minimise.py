@@ -157,6 +157,15 @@ def test_printing_a_solution_describes_it():
     assert f"the loss {float(solution.loss):.6g}" in str(solution)
 
 
+def test_it_is_told_where_the_gradient_is_not_that_of_the_best_point():
+    # Swings through the minimum and up again.
+    swinging = odeopt.Solver(odeopt.HeavyBall(friction=0.01), controller=odeopt.ConstantStep(0.1))
+    solution = odeopt.minimise(lambda y, _: 0.5 * y**2, swinging, jnp.asarray(1.0), max_steps=30, throw=False)
+    assert solution.state.run.snapshot.value > 100 * solution.loss
+    assert "at the last point, the loss" in str(solution)
+    assert "at the best, the step size" in str(solution)
+
+
 def test_printing_a_batch_says_how_many_runs_ended_in_which_way():
     solution = batch()
     ends = [RESULTS.converged._value, RESULTS.max_steps_reached._value, RESULTS.nonfinite_start._value]

@@ -66,7 +66,9 @@ class QuasiNewton(AbstractMetricFlow):
 
     def __check_init__(self):
         if self.update not in UPDATES:
-            raise ValueError(f"QuasiNewton(update={self.update!r}): expected one of {UPDATES}.")
+            raise ValueError(
+                f"QuasiNewton(update={self.update!r}): expected one of {UPDATES}. L-BFGS is QuasiNewton(pairs=10)."
+            )
         if self.pairs is not None and not (isinstance(self.pairs, int) and self.pairs >= 0):
             raise ValueError(f"QuasiNewton(pairs={self.pairs!r}): expected a whole number >= 0, or None.")
         if concrete(self.first_scale) and not 0 < float(self.first_scale) < float("inf"):

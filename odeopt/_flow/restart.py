@@ -44,7 +44,7 @@ class AdaptiveRestart(AbstractFlow):
         if not self.flow.declares("rescaled_memory"):
             raise ValueError(
                 f"AdaptiveRestart({type(self.flow).__name__}): the flow declares no rescaled_memory, so that its "
-                "kinetic energy cannot be taken away. Restart an inertial flow, such as HeavyBall or Adam."
+                "kinetic energy cannot be taken away. Restart an inertial flow, such as HeavyBall or Nesterov."
             )
 
     @property

@@ -81,23 +81,23 @@ class Oracle:
     def residuals(self) -> Array:
         """The residuals of a `LeastSquares` at the point, shape (P,)."""
         self._tally.values += 1
-        return self._least_squares("residuals").residuals(self.point)
+        return self._least_squares().residuals(self.point)
 
     @property
     def residual_count(self) -> int:
         """How many residuals there are: P."""
-        return jax.eval_shape(self._least_squares("residual_count").residuals, self.point).size
+        return jax.eval_shape(self._least_squares().residuals, self.point).size
 
     def jvp(self, vector: PyTree) -> Array:
         """The Jacobian of the residuals times `vector`, which has the structure of the parameters; shape (P,)."""
         self._tally.values += 2
-        return jax.jvp(self._least_squares("jvp").residuals, (self.point,), (vector,))[1]
+        return jax.jvp(self._least_squares().residuals, (self.point,), (vector,))[1]
 
     def second_jvp(self, vector: PyTree) -> Array:
         """The second derivative of the residuals along `vector`, shape (P,)."""
         # The forward pass, its tangent and the tangents of both.
         self._tally.values += 4
-        residuals = self._least_squares("second_jvp").residuals
+        residuals = self._least_squares().residuals
 
         def slope(point):
             return jax.jvp(residuals, (point,), (vector,))[1]
@@ -108,21 +108,21 @@ class Oracle:
         """The transpose of the Jacobian times `weights`, shape (P,); in the structure of the parameters."""
         self._tally.values += 1
         self._tally.gradients += 1
-        return jax.vjp(self._least_squares("vjp").residuals, self.point)[1](weights)[0]
+        return jax.vjp(self._least_squares().residuals, self.point)[1](weights)[0]
 
     def jacobian(self) -> tuple[Array, Array]:
         """The residuals, shape (P,), and their Jacobian, shape (P, N), of a `LeastSquares`."""
-        objective = self._least_squares("jacobian")
+        objective = self._least_squares()
         self.count(*objective.jacobian_passes(self.point))
         return objective.jacobian(self.point)
 
     def normal_equations(self) -> tuple[Array, Array]:
         r"""\(J^\top J\), shape (N, N), and the gradient \(J^\top r\), shape (N,), of a `LeastSquares`."""
-        objective = self._least_squares("normal_equations")
+        objective = self._least_squares()
         self.count(*objective.jacobian_passes(self.point))
         return objective.normal_equations(self.point)
 
-    def _least_squares(self, asked: str) -> AbstractLeastSquares:
+    def _least_squares(self) -> AbstractLeastSquares:
         objective = self._objective
         if isinstance(objective, PartialObjective) and isinstance(objective.full, AbstractLeastSquares):
             return objective.full.of(Merged(objective.frozen))
@@ -130,8 +130,8 @@ class Oracle:
             return objective
         full = objective.full if isinstance(objective, PartialObjective) else objective
         raise TypeError(
-            f"oracle.{asked} needs the residuals of the objective, and {type(full).__name__} has none. Write the loss "
-            "as odeopt.LeastSquares(residual, args), where residual(y, args) returns what is squared and summed."
+            f"the residuals are needed here, and the objective ({type(full).__name__}) has none. Write the loss as "
+            "odeopt.LeastSquares(residual, args), where residual(y, args) returns what is squared and summed."
         )
 
     def at(self, point: PyTree) -> "Oracle":

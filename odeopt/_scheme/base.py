@@ -96,6 +96,13 @@ class AbstractScheme(eqx.Module):
         """
         return
 
+    def check_controller(self, controller: "AbstractController") -> None:
+        """Whether the scheme can be driven by this controller; asked when a `Solver` is made.
+
+        **Raises:** `ValueError` that says what does not go together.
+        """
+        return
+
     def recommended_controller(self) -> "AbstractController | None":
         """The controller that a solver takes where the user names none; `None` (default): that of the flow."""
         return None

@@ -94,6 +94,14 @@ class LevenbergMarquardt(AbstractScheme):
                 "gradient of a sum of squares. Write Solver(GradientFlow(), LevenbergMarquardt())."
             )
 
+    def check_controller(self, controller) -> None:
+        if controller.monotone and controller.rate != "quadrature":
+            raise ValueError(
+                f"{type(controller).__name__}(rate={controller.rate!r}) asks for a part of the dissipation of gradient "
+                "flow, which steps as long as those of LevenbergMarquardt cannot keep. Use TrustRegionControl(), or a "
+                "controller with rate='quadrature'."
+            )
+
     def recommended_controller(self):
         from .._controller.trust_region import TrustRegionControl
 
