@@ -34,6 +34,15 @@ def released(tests_since_release):
 
 
 @pytest.fixture
+def as_users_compile():
+    """For what hangs on the last bits: without optimizations products and sums are not rounded as one operation."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
 def as_installed():
     """The type checker that watches the other tests would speak first, in its own words; users do not have it."""
     jaxtyping.config.update("jaxtyping_disable", True)

@@ -239,7 +239,7 @@ class Relativistic(odeopt.AbstractFlow):
 
 
 @pytest.mark.parametrize("make", [odeopt.Adam, odeopt.HeavyBall, Relativistic], ids=lambda make: make.__name__)
-def test_steps_that_the_rounded_position_cannot_follow_do_not_stall_a_run(make):
+def test_steps_that_the_rounded_position_cannot_follow_do_not_stall_a_run(make, as_users_compile):
     """In the valley of Rosenbrock's function a step of float32 moves few units of rounding, across the valley one."""
 
     def one(y0):

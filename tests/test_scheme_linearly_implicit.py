@@ -96,7 +96,7 @@ def iterations_of_conjugate_gradients(matrix, right, tolerance):
 
 
 @pytest.mark.parametrize("h", [0.01, 1.0, 30.0])
-def test_every_product_with_the_derivative_is_counted(h):
+def test_every_product_with_the_derivative_is_counted(h, as_users_compile):
     curvatures = jnp.geomspace(1.0, 1e3, 60)
     fn = lambda y, args: stiff(y, curvatures)  # noqa: E731
     scheme = LinearlyImplicitEuler(tolerance=1e-4)
