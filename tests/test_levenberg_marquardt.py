@@ -59,6 +59,16 @@ def test_in_units_of_the_columns_the_damping_is_marquardts():
     np.testing.assert_allclose(steps(affine(MATRIX, RIGHT), solver(fixed(h)), START, 1)[0], end, rtol=1e-12)
 
 
+def test_a_parameter_keeps_the_largest_unit_that_it_has_had():
+    h, y, unit = 2.0, 1.0, 0.0
+    path = steps(odeopt.LeastSquares(lambda y, _: y**2), solver(fixed(h)), [y], 3)[:, 0]
+    for taken in path:
+        # The column of the Jacobian is 2 y, and becomes smaller.
+        unit = max(unit, 2 * y)
+        y = y - 2 * y**3 / (4 * y**2 + unit**2 / h)
+        np.testing.assert_allclose(taken, y, rtol=1e-12)
+
+
 def test_it_is_of_first_order_on_gradient_flow():
     start, time = np.array([1.0, 1.0, 1.0, 0.1]), 0.064
 

@@ -58,10 +58,18 @@ def test_without_scaling_it_is_the_textbooks_bfgs():
     secant = Secant(*map(jnp.asarray, (step, hessian @ step, np.linalg.solve(inverse, step))))
     expected = bfgs(inverse, step, hessian @ step)
     np.testing.assert_allclose(updated(jnp.asarray(inverse), secant, "bfgs"), expected, rtol=1e-10)
-    # Self-scaling divides the old matrix by s'y / s'Bs where the model curves too much, and leaves it alone elsewhere.
-    b = step @ np.linalg.solve(inverse, step) / (step @ hessian @ step)
-    scaled = bfgs(inverse / min(1, 1 / b), step, hessian @ step)
-    np.testing.assert_allclose(updated(jnp.asarray(inverse), secant, "self_scaled_bfgs"), scaled, rtol=1e-10)
+
+
+@pytest.mark.parametrize("curvature", [0.01, 100.0])
+def test_self_scaling_takes_curvature_away_and_adds_none(curvature):
+    random = np.random.default_rng(1)
+    inverse, hessian, step = positive(random), curvature * positive(random), random.normal(size=SIZE)
+    image = np.linalg.solve(inverse, step)
+    b = step @ image / (step @ hessian @ step)
+    assert (b > 1) == (curvature < 1)
+    secant = Secant(*map(jnp.asarray, (step, hessian @ step, image)))
+    expected = bfgs(inverse * max(b, 1), step, hessian @ step)
+    np.testing.assert_allclose(updated(jnp.asarray(inverse), secant, "self_scaled_bfgs"), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("count", [0, 2, 3, 8])
@@ -132,17 +140,21 @@ def test_a_matrix_that_rounding_has_made_indefinite_is_begun_anew():
 
 
 def test_a_step_to_where_there_is_a_value_but_no_gradient_is_rejected():
-    def edge(y, _):
+    def edge(y, _=None):
         # Left of -1 there is a value but no derivative: that of the root is not dropped but multiplied by 0.
-        return jnp.where(y > -1, 10 + 20 * jnp.sqrt(y + 1) * (y - 3), 0.0)[0] + 5 * y[0] ** 2
+        root = jnp.sqrt(y[0] + 1)
+        return jnp.where(y[0] > -1, 10 * root + 1 / root**2, 0.0) + 0.1 * y[0] ** 2
 
-    def gradient(y):
-        return jax.grad(lambda y: edge(y, None))(y)
-
-    assert not np.isfinite(gradient(jnp.array([-2.0]))[0])
-    solution = run(odeopt.QuasiNewton(first_scale=1.0), edge, [2.0], max_steps=50)
+    start = jnp.array([2.0])
+    beyond = start - jax.grad(edge)(start)
+    assert edge(beyond) < edge(start)
+    assert not np.isfinite(jax.grad(edge)(beyond)[0])
+    solution = run(odeopt.QuasiNewton(first_scale=1.0), edge, start, max_steps=50)
     assert solution.result == odeopt.RESULTS.converged, str(solution)
-    assert np.isfinite(gradient(solution.value)[0])
+    assert int(solution.stats["rejected"]) > 0
+    # 0 = f': 5 / u - 1 / u^4 + 0.2 (u^2 - 1) for the root u.
+    root = float(jnp.sqrt(solution.value[0] + 1))
+    assert abs(5 / root - 1 / root**4 + 0.2 * (root**2 - 1)) < 1e-5
 
 
 @pytest.mark.parametrize("count", [1, 6])

@@ -1,0 +1,5 @@
+"""`python -m odeopt` is the command `odeopt`."""
+
+from .cli import main
+
+main()
