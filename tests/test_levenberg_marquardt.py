@@ -61,7 +61,7 @@ def test_in_units_of_the_columns_the_damping_is_marquardts():
 
 def test_a_parameter_keeps_the_largest_unit_that_it_has_had():
     h, y, unit = 2.0, 1.0, 0.0
-    path = steps(odeopt.LeastSquares(lambda y, _: y**2), solver(fixed(h)), [y], 3)[:, 0]
+    path = steps(odeopt.LeastSquares(lambda y, _: y**2), solver(fixed(h), geodesic=False), [y], 3)[:, 0]
     for taken in path:
         # The column of the Jacobian is 2 y, and becomes smaller.
         unit = max(unit, 2 * y)
@@ -125,7 +125,7 @@ def test_the_units_of_the_parameters_do_not_matter():
 def test_a_rejected_trial_makes_no_new_jacobian():
     # From here the first step of Gauss and Newton overshoots.
     misfit = odeopt.LeastSquares(lambda y, _: jnp.arctan(y))
-    solution = run(misfit, solver(odeopt.TrustRegionControl(initial_step_size=1e6)), [3.0])
+    solution = run(misfit, solver(odeopt.TrustRegionControl(initial_step_size=1e6), geodesic=False), [3.0])
     accepted, rejected = int(solution.stats["accepted"]), int(solution.stats["rejected"])
     assert solution.result == odeopt.RESULTS.converged
     assert rejected > 0
