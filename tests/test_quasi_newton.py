@@ -157,6 +157,17 @@ def test_a_step_to_where_there_is_a_value_but_no_gradient_is_rejected():
     assert abs(5 / root - 1 / root**4 + 0.2 * (root**2 - 1)) < 1e-5
 
 
+def test_where_no_step_leads_to_a_gradient_the_run_says_so():
+    def cliff(y, _=None):
+        # Below 2 there is a value but no derivative.
+        return y[0] + jnp.where(y[0] >= 2, jnp.sqrt(y[0] - 2 + 1e-3), 0.0)
+
+    control = odeopt.LyapunovControl(decrease=1e-4, initial_step_size=1.0, search="restart", max_rejections=5)
+    solution = run(odeopt.Solver(odeopt.QuasiNewton(), controller=control), cliff, [2.0])
+    assert solution.result == odeopt.RESULTS.nonfinite_dissipation, str(solution)
+    np.testing.assert_array_equal(solution.value, [2.0])
+
+
 @pytest.mark.parametrize("count", [1, 6])
 def test_with_pairs_at_step_one_it_is_the_lbfgs_of_optax(count):
     quadratic = jnp.asarray(positive(np.random.default_rng(5)))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._hyperparameter import concrete, hyperparameter
-from .base import AbstractController, Attempt, Tolerance, Verdict
+from .base import AbstractController, Attempt, Tolerance, Verdict, decided
 from .pid import PID, Errors
 
 
@@ -118,12 +118,8 @@ class AdaptiveControl(AbstractController):
         return self.decrease * step_size * jnp.minimum(rate, 0)
 
     def judge(self, state: _AdaptiveState, attempt: Attempt) -> Array:
-        excess = attempt.change - self.bound(state, attempt.step_size, attempt.rate)
-        verdict = jnp.where(excess <= 0, Verdict.ACCEPT, Verdict.REJECT)
-        if self.rounding is not None:
-            verdict = jnp.where(jnp.abs(excess) <= attempt.rounding, Verdict.UNDECIDED, verdict)
-        close = True if attempt.error is None else attempt.error <= 1
-        return jnp.where(attempt.finite & close, verdict, Verdict.REJECT).astype(jnp.int32)
+        verdict = decided(attempt, self.bound(state, attempt.step_size, attempt.rate), self.rounding)
+        return verdict if attempt.error is None else jnp.where(attempt.error <= 1, verdict, Verdict.REJECT)
 
     def update(self, state: _AdaptiveState, attempt: Attempt, verdict: Array, accepted: Array) -> _AdaptiveState:
         factors, errors, ratios = [], state.errors, state.ratios

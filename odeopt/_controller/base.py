@@ -4,6 +4,7 @@ import abc
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array
 
 
@@ -50,6 +51,16 @@ class Attempt(eqx.Module):
     shadow: Array | None = None
     order: int = eqx.field(static=True, default=1)
     error_order: int = eqx.field(static=True, default=2)
+
+
+def decided(attempt: Attempt, bound: Array, rounding: Array | None) -> Array:
+    """One of `Verdict`: whether the energy changes by at most `bound`, as far as its rounding lets that be seen."""
+    excess = attempt.change - bound
+    verdict = jnp.where(excess <= 0, Verdict.ACCEPT, Verdict.REJECT)
+    if rounding is not None:
+        verdict = jnp.where(jnp.abs(excess) <= attempt.rounding, Verdict.UNDECIDED, verdict)
+    # `excess` is NaN or infinite where the energy is.
+    return jnp.where(attempt.finite, verdict, Verdict.REJECT).astype(jnp.int32)
 
 
 class Tolerance(eqx.Module):

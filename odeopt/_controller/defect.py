@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._hyperparameter import concrete, hyperparameter
-from .base import AbstractController, Attempt, Verdict
+from .base import AbstractController, Attempt, Verdict, decided
 
 
 class _DefectState(eqx.Module):
@@ -95,11 +95,7 @@ class DefectControl(AbstractController):
         return self.decrease * step_size * jnp.minimum(rate, 0)
 
     def judge(self, state: _DefectState, attempt: Attempt) -> Array:
-        excess = attempt.change - self.bound(state, attempt.step_size, attempt.rate)
-        verdict = jnp.where(excess <= 0, Verdict.ACCEPT, Verdict.REJECT)
-        if self.rounding is not None:
-            verdict = jnp.where(jnp.abs(excess) <= attempt.rounding, Verdict.UNDECIDED, verdict)
-        return jnp.where(attempt.finite, verdict, Verdict.REJECT).astype(jnp.int32)
+        return decided(attempt, self.bound(state, attempt.step_size, attempt.rate), self.rounding)
 
     def update(self, state: _DefectState, attempt: Attempt, verdict: Array, accepted: Array) -> _DefectState:
         factor = self._factor(attempt, verdict)

@@ -6,6 +6,7 @@ r"""Sums of squares, whose residuals and Jacobian are known beside the value.
 import abc
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._hyperparameter import concrete, hyperparameter
+from .._tree import size, vdot
 from .chunked import chunked, summed
 from .objective import AbstractObjective
 
@@ -159,9 +161,9 @@ class LeastSquares(AbstractLeastSquares):
         if self.per_sample:
             # Of each sample its own rows: together one backward pass over the data for every residual of a sample.
             of_one = eqx.filter_eval_shape(self.residual, parameters, self._one_sample())
-            return Passes(1, _size(of_one))
+            return Passes(1, size(of_one))
         rows = self._count(parameters)
-        columns = sum(leaf.size for leaf in jax.tree.leaves(parameters))
+        columns = size(parameters)
         return Passes(1 + columns, 0) if columns <= rows else Passes(1, rows)
 
     def of(self, restore: Callable[[PyTree], PyTree]) -> "LeastSquares":
@@ -188,9 +190,9 @@ class LeastSquares(AbstractLeastSquares):
     def _count(self, parameters: PyTree) -> int:
         """The number of residuals."""
         if not self.per_sample:
-            return _size(eqx.filter_eval_shape(self.residual, parameters, self.args))
+            return size(eqx.filter_eval_shape(self.residual, parameters, self.args))
         samples = jax.tree.leaves(self.args)[0].shape[0]
-        return samples * _size(eqx.filter_eval_shape(self.residual, parameters, self._one_sample()))
+        return samples * size(eqx.filter_eval_shape(self.residual, parameters, self._one_sample()))
 
     def _one_sample(self) -> PyTree:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.args)
@@ -206,7 +208,7 @@ class LeastSquaresSum(AbstractLeastSquares):
         return "lazy" if any(term.evaluation == "lazy" for term in self.terms) else "linearised"
 
     def value(self, parameters: PyTree) -> Array:
-        return _total([term.value(parameters) for term in self.terms])
+        return reduce(jnp.add, [term.value(parameters) for term in self.terms])
 
     def auxiliary(self, parameters: PyTree) -> PyTree:
         return None
@@ -220,7 +222,7 @@ class LeastSquaresSum(AbstractLeastSquares):
 
     def normal_equations(self, parameters: PyTree) -> tuple[Array, Array]:
         matrices, vectors = zip(*[term.normal_equations(parameters) for term in self.terms], strict=True)
-        return _total(matrices), _total(vectors)
+        return reduce(jnp.add, matrices), reduce(jnp.add, vectors)
 
     def jacobian_passes(self, parameters: PyTree) -> Passes:
         passes = [term.jacobian_passes(parameters) for term in self.terms]
@@ -254,17 +256,8 @@ def _terms(objective: AbstractLeastSquares) -> tuple[AbstractLeastSquares, ...]:
     return objective.terms if isinstance(objective, LeastSquaresSum) else (objective,)
 
 
-def _total(parts):
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
-
-
 def _half_square(residuals: Array) -> Array:
-    # In at least float32; as a sum of products, which XLA adds up pairwise.
-    working = residuals.astype(jnp.promote_types(residuals.dtype, jnp.float32))
-    return 0.5 * jnp.sum(working * working)
+    return 0.5 * vdot(residuals, residuals)
 
 
 def _jacobian(residuals: Callable[[Array], Array], y: Array) -> tuple[Array, Array]:
@@ -301,10 +294,6 @@ def _flat(returned: PyTree) -> Array:
     if flat.size == 0:
         raise ValueError("the residual function returned no residual at all (arrays of size 0).")
     return flat
-
-
-def _size(shapes: PyTree) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
 def _check_samples(samples: PyTree) -> None:
