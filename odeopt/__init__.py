@@ -20,6 +20,7 @@ from ._flow import AEGD as AEGD
 from ._flow import DIN as DIN
 from ._flow import HNAG as HNAG
 from ._flow import AbstractConvexFunction as AbstractConvexFunction
+from ._flow import AbstractCurvatureFlow as AbstractCurvatureFlow
 from ._flow import AbstractFlow as AbstractFlow
 from ._flow import AbstractMetricFlow as AbstractMetricFlow
 from ._flow import AbstractPotential as AbstractPotential
@@ -39,6 +40,7 @@ from ._flow import DecayBound as DecayBound
 from ._flow import EnergyFriction as EnergyFriction
 from ._flow import Entropy as Entropy
 from ._flow import FrictionAdaptive as FrictionAdaptive
+from ._flow import GaussNewton as GaussNewton
 from ._flow import GradientFlow as GradientFlow
 from ._flow import GraphTracking as GraphTracking
 from ._flow import HamiltonianDescent as HamiltonianDescent
@@ -54,6 +56,8 @@ from ._flow import Muon as Muon
 from ._flow import NAdam as NAdam
 from ._flow import NaturalGradient as NaturalGradient
 from ._flow import Nesterov as Nesterov
+from ._flow import Newton as Newton
+from ._flow import NewtonCG as NewtonCG
 from ._flow import Normalized as Normalized
 from ._flow import NuclearNorm as NuclearNorm
 from ._flow import Padam as Padam

@@ -146,14 +146,16 @@ def cost(counts: Array) -> Array:
 def measure(problem: Problem, t: Array, state: State, oracle: Oracle) -> Snapshot:
     """Everything at a point, from scratch."""
     flow, dtype = problem.solver.flow, t.dtype
+    dissipation = flow.dissipation(t, state, oracle).astype(dtype)
     return Snapshot(
         state=state,
         value=oracle.value.astype(dtype),
         gradient=oracle.gradient,
         split=split_energy(flow, t, state, oracle, dtype),
-        dissipation=flow.dissipation(t, state, oracle).astype(dtype),
+        dissipation=dissipation,
         stationarity=stationarity(flow, problem.stop, t, state, oracle, dtype),
         blur=None if problem.solver.controller.rounding is None else blur(oracle, state.position),
+        kept=oracle.what_is_kept,
     )
 
 

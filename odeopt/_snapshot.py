@@ -40,6 +40,7 @@ class Snapshot(eqx.Module):
     dissipation: Array
     stationarity: Array
     blur: Array | None  # None where no decision is taken from gradients
+    kept: PyTree = None  # what the flow keeps of the point (`Oracle.kept`)
 
     @property
     def energy(self) -> Array:

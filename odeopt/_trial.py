@@ -34,6 +34,7 @@ class Arrival(eqx.Module):
     blur: Array | None  # None: nothing asks for it
     dissipation: Array | None  # None: known before the decision
     split: EnergySplit | None  # None: known before the decision
+    kept: PyTree  # of the point, by the flow
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,14 @@ class _Outcome:
     """The decision on a trial and what it led to.
 
     `passed`: whether it was decided by values that the step is kept, which a gradient that is no number may overrule;
-    `asked`: whether gradients decided; `tallies`: of the accepting and of the asking branch.
+    `asked`: whether gradients decided; `passes`: forward and backward, that carrying it out took, shape (2,).
     """
 
     arrival: Arrival
     accepted: Array
     passed: Array
     asked: Array
-    tallies: tuple[Tally, Tally]
+    passes: Array
 
 
 def attempt_step(problem: Problem, run: Run, record: Record | None) -> tuple[Run, Record | None]:
@@ -105,7 +106,7 @@ def _make_trial(problem: Problem, run: Run) -> _Candidate:
     flow, scheme, controller = problem.solver.flow, problem.solver.scheme, problem.solver.controller
     before, dtype = run.snapshot, run.t.dtype
     tally = Tally()
-    oracle = Oracle(problem.objective, before.state.position, tally, before.value, before.gradient)
+    oracle = Oracle(problem.objective, before.state.position, tally, before.value, before.gradient, before.kept)
     step_size = controller.step_size(run.controller)
     step = scheme.step(flow, run.t, step_size, before.state, oracle, run.learnt)
     t = run.t + (step_size if step.elapsed is None else step.elapsed)
@@ -135,12 +136,6 @@ def _decide(problem: Problem, run: Run, trial: _Candidate, decision: Array) -> _
     jumps = problem.solver.flow.declares("jump")
     stay = _stay(before, trial.late, jumps)
     arrive = partial(_arrive, problem, before, trial)
-    tallies = {"accept": Tally(), "ask": Tally()}
-
-    def both_ends(branch):
-        # Books of its own for each branch, made anew because JAX may trace one more than once.
-        tallies[branch] = Tally()
-        return trial.before.fork(tallies[branch]), trial.there.fork(tallies[branch])
 
     def unless_broken(arrival, passes):
         # What a jump learns from a gradient that is no number would stay in the memory for ever.
@@ -150,26 +145,33 @@ def _decide(problem: Problem, run: Run, trial: _Candidate, decision: Array) -> _
         return select(sound, arrival, stay), passes & sound
 
     def reject():
-        return stay, jnp.asarray(False)
+        return stay, jnp.asarray(False), jnp.zeros(2, jnp.int32)
 
     def accept():
-        return unless_broken(arrive(*both_ends("accept")), jnp.asarray(True))
+        tally = Tally()
+        arrival = arrive(trial.before.fork(tally), trial.there.fork(tally))
+        return *unless_broken(arrival, jnp.asarray(True)), _passes(tally)
 
     def ask_gradients():
-        here, there = both_ends("ask")
+        tally = Tally()
+        here, there = trial.before.fork(tally), trial.there.fork(tally)
         passes = _passes_by_gradients(problem, run, trial, here, there)
         arrival, sound = unless_broken(arrive(here, there), passes)
-        return select(passes, arrival, stay), sound
+        return select(passes, arrival, stay), sound, _passes(tally)
 
     if controller.rounding is None:
         asked = jnp.asarray(False)
-        arrival, accepted = jax.lax.cond(decision == Verdict.ACCEPT, accept, reject)
+        arrival, accepted, passes = jax.lax.cond(decision == Verdict.ACCEPT, accept, reject)
     else:
         asked = decision == Verdict.UNDECIDED
         # One flat switch: a cond inside the accepting branch costs several times as much on small problems.
         branch = jnp.where(asked, 2, jnp.where(decision == Verdict.ACCEPT, 1, 0))
-        arrival, accepted = jax.lax.switch(branch, [reject, accept, ask_gradients])
-    return _Outcome(arrival, accepted, decision == Verdict.ACCEPT, asked, (tallies["accept"], tallies["ask"]))
+        arrival, accepted, passes = jax.lax.switch(branch, [reject, accept, ask_gradients])
+    return _Outcome(arrival, accepted, decision == Verdict.ACCEPT, asked, passes)
+
+
+def _passes(tally: Tally) -> Array:
+    return jnp.stack([jnp.asarray(count, jnp.int32) for count in (tally.values, tally.gradients)])
 
 
 def _passes_by_gradients(problem: Problem, run: Run, trial: _Candidate, here: Oracle, there: Oracle) -> Array:
@@ -216,6 +218,7 @@ def _after(before: Snapshot, trial: _Candidate, outcome: _Outcome) -> Snapshot:
         ),
         stationarity=arrival.stationarity,
         blur=arrival.blur,
+        kept=arrival.kept,
     )
 
 
@@ -251,18 +254,16 @@ def _known_late(flow: AbstractFlow, t: Array, state: State, value: Array) -> boo
 
 def _counted(tally: Tally, outcome: _Outcome) -> Array:
     """What a trial adds to the counts, in the order of `COUNTS`."""
-    accepted, asked = outcome.accepted, outcome.asked
-    by_value = outcome.passed.astype(jnp.int32)
-    by_gradient = asked.astype(jnp.int32)
-    accept, ask = outcome.tallies
+    accepted, by_gradient = outcome.accepted, outcome.asked.astype(jnp.int32)
+    values, gradients = outcome.passes
     return jnp.stack(
         [
             accepted.astype(jnp.int32),
             (~accepted).astype(jnp.int32),
-            tally.values + accept.values * by_value + ask.values * by_gradient,
-            tally.gradients + accept.gradients * by_value + ask.gradients * by_gradient,
+            tally.values + values,
+            tally.gradients + gradients,
             by_gradient,
-            (asked & ~accepted).astype(jnp.int32),
+            (outcome.asked & ~accepted).astype(jnp.int32),
         ]
     )
 
@@ -319,6 +320,7 @@ def _stay(before: Snapshot, late: bool, jumps: bool) -> Arrival:
         blur=before.blur,
         dissipation=before.dissipation if late else None,
         split=before.split if jumps else None,
+        kept=before.kept,
     )
 
 
@@ -333,13 +335,15 @@ def _arrive(problem: Problem, before: Snapshot, trial: _Candidate, here: Oracle,
         split_jumped = split_energy(flow, t, jumped, oracle, dtype)
         lowers = energy_change(split, split_jumped, trial.value, jnp.zeros_like(trial.value)) <= 0
         state, split = select(lowers, jumped, state), select(lowers, split_jumped, split)
+    dissipation = flow.dissipation(t, state, oracle).astype(dtype) if trial.late else None
     return Arrival(
         state=state,
         gradient=oracle.gradient,
         stationarity=stationarity(flow, problem.stop, t, state, oracle, dtype),
         blur=None if before.blur is None else blur(oracle, state.position),
-        dissipation=flow.dissipation(t, state, oracle).astype(dtype) if trial.late else None,
+        dissipation=dissipation,
         split=split if jumps else None,
+        kept=oracle.what_is_kept,
     )
 
 

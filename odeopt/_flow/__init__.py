@@ -14,9 +14,11 @@ from .bregman import BregmanLagrangian as BregmanLagrangian
 from .clipped import ClippedByCoordinate as ClippedByCoordinate
 from .clipped import ClippedByNorm as ClippedByNorm
 from .convex_function import AbstractConvexFunction as AbstractConvexFunction
+from .curvature import AbstractCurvatureFlow as AbstractCurvatureFlow
 from .din import DIN as DIN
 from .energy_friction import EnergyFriction as EnergyFriction
 from .friction_adaptive import FrictionAdaptive as FrictionAdaptive
+from .gauss_newton import GaussNewton as GaussNewton
 from .gradient import GradientFlow as GradientFlow
 from .graph_tracking import GraphTracking as GraphTracking
 from .hamiltonian import HamiltonianDescent as HamiltonianDescent
@@ -31,6 +33,8 @@ from .muon import Muon as Muon
 from .nadam import NAdam as NAdam
 from .natural_gradient import NaturalGradient as NaturalGradient
 from .nesterov import Nesterov as Nesterov
+from .newton import Newton as Newton
+from .newton_cg import NewtonCG as NewtonCG
 from .norms import L1Norm as L1Norm
 from .norms import SmoothL1Norm as SmoothL1Norm
 from .norms import SmoothL2Norm as SmoothL2Norm

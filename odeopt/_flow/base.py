@@ -70,7 +70,8 @@ class AbstractFlow(eqx.Module):
     better answer: that of lower `"loss"`, or, for a flow that minimises something else than the objective alone (a
     regulariser, a constraint), that of lower `"energy"`; `continuous`: whether the vector field is, so that there are
     solutions and orders of convergence to speak of; `weighs_objective`: whether \(V = c f + \dots\) with \(c > 0\), so
-    that `PerGroup` can put it together with others.
+    that `PerGroup` can put it together with others; `needs_residuals`: whether the objective has to be a
+    `LeastSquares`.
 
     !!! example "Heavy ball in ten lines"
 
@@ -94,6 +95,7 @@ class AbstractFlow(eqx.Module):
     judged_by: ClassVar[str] = "loss"
     continuous: ClassVar[bool] = True
     weighs_objective: ClassVar[bool] = True
+    needs_residuals: ClassVar[bool] = False
 
     @abc.abstractmethod
     def init(self, params: PyTree) -> State:

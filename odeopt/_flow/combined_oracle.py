@@ -4,9 +4,12 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax
+import jax.flatten_util
+import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._objective.oracle import Oracle
+from .._objective.least_squares import AbstractLeastSquares
+from .._objective.oracle import Oracle, Tally
 from .._tree import add_scaled, vdot
 
 
@@ -27,6 +30,25 @@ class RegularisedOracle(Oracle):
 
     def hvp(self, vector: PyTree) -> PyTree:
         return add_scaled(self._original.hvp(vector), self._weight, vector)
+
+    def hessian(self) -> Array:
+        matrix = self._original.hessian()
+        return matrix + self._weight * jnp.eye(len(matrix), dtype=matrix.dtype)
+
+    def of(self, objective: AbstractLeastSquares) -> Oracle:
+        return self._original.of(objective)
+
+    def _least_squares(self) -> AbstractLeastSquares:
+        raise TypeError(
+            "the residuals of a regularised objective are not known. Add the penalty as residuals instead: "
+            "objective + odeopt.LeastSquares(lambda y, _: y, weight=...)."
+        )
+
+    def count(self, values, gradients) -> None:
+        self._original.count(values, gradients)
+
+    def fork(self, tally: Tally) -> Oracle:
+        return RegularisedOracle(self._original.fork(tally), self._weight)
 
     def at(self, point: PyTree) -> Oracle:
         return RegularisedOracle(self._original.at(point), self._weight)
@@ -68,8 +90,38 @@ class PartOracle(Oracle):
         still = jax.tree.map(lambda leaf: 0 * leaf, self._rest)
         return self._select(self._original.hvp(eqx.combine(vector, still)))
 
+    def hessian(self) -> Array:
+        flat, unravel = jax.flatten_util.ravel_pytree(self.point)
+        eye = jnp.eye(flat.size, dtype=flat.dtype)
+        # One product is counted where it is traced.
+        rounds = (flat.size - 1) * 2
+        columns = jax.vmap(lambda unit: jax.flatten_util.ravel_pytree(self.hvp(unravel(unit)))[0])(eye)
+        self._original.count(rounds, rounds)
+        return 0.5 * (columns + columns.T)
+
+    def of(self, objective: AbstractLeastSquares) -> Oracle:
+        return PartOracle(self._original.of(objective), self._select, self._rest)
+
+    def _least_squares(self) -> AbstractLeastSquares:
+        return self._original._least_squares().of(_Completed(self._rest))
+
+    def count(self, values, gradients) -> None:
+        self._original.count(values, gradients)
+
+    def fork(self, tally: Tally) -> Oracle:
+        return PartOracle(self._original.fork(tally), self._select, self._rest)
+
     def at(self, point: PyTree) -> Oracle:
         return PartOracle(self._original.at(eqx.combine(point, self._rest)), self._select, self._rest)
 
     def with_value(self, value: Array) -> Oracle:
         return PartOracle(self._original.with_value(value), self._select, self._rest)
+
+
+class _Completed(eqx.Module):
+    """Some of the parameters put together with the others."""
+
+    rest: PyTree
+
+    def __call__(self, part: PyTree) -> PyTree:
+        return eqx.combine(part, self.rest)

@@ -44,6 +44,17 @@ def check_positive(flow: AbstractFlow, name: str, unit: str) -> None:
         raise ValueError(f"{type(flow).__name__}({name}={float(value)}): expected a finite number > 0, {unit}.")
 
 
+def check_nonnegative(flow: AbstractFlow, name: str, unit: str, below: float = float("inf")) -> None:
+    """Whether a constant is at least zero and less than `below`, where it is known and not open.
+
+    **Raises:** `ValueError` that names the flow, the constant and its `unit`.
+    """
+    value = getattr(flow, name)
+    if concrete(value) and not 0 <= float(value) < below:
+        bound = "a finite number" if below == float("inf") else f"a number below {below:g} and"
+        raise ValueError(f"{type(flow).__name__}({name}={float(value)}): expected {bound} >= 0, {unit}.")
+
+
 def root_mean_square(gradient: PyTree, count: int) -> Array:
     """The norm of a gradient for each of `count` parts of it; 1 for a zero gradient.
 

@@ -13,6 +13,7 @@ from .._hyperparameter import concrete, hyperparameter
 from .._objective.oracle import Oracle
 from .._tree import select, subtract, vdot
 from .base import State
+from .curvature import newton_steps
 from .limited_memory import Pairs, empty, product, with_pair
 from .metric import AbstractMetricFlow
 from .open_scale import calibrated, with_open
@@ -92,13 +93,7 @@ class QuasiNewton(AbstractMetricFlow):
         return unravel(self._product(state.memory, flat))
 
     def recommended(self):
-        from .._controller.lyapunov import LyapunovControl
-        from .._scheme.tableaus import Euler
-
-        # Newton's step on a quadratic keeps half of the dissipation; any real decrease will do, and the parabola
-        # through a trial that fails knows better than a half where the next should be.
-        control = LyapunovControl(decrease=1e-4, initial_step_size=1.0, search="restart", interpolate=True)
-        return Euler(), control
+        return newton_steps()
 
     def structure(self, t: Array, state: State, oracle: Oracle, covector: State) -> State:
         still = jax.tree.map(jnp.zeros_like, state.memory)

@@ -1,5 +1,7 @@
 """The objective's information at one point, computed only when asked for."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.flatten_util
@@ -7,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._tree import vdot
-from .least_squares import AbstractLeastSquares
+from .least_squares import AbstractLeastSquares, LeastSquares
 from .objective import AbstractObjective, Merged, PartialObjective
 
 
@@ -29,6 +31,9 @@ class Oracle:
     it: it must not outlive the branch of a `lax.cond` in which it was made.
     """
 
+    # Of oracles that are put together from another, which keep nothing.
+    _kept: PyTree = None
+
     def __init__(
         self,
         objective: AbstractObjective,
@@ -36,12 +41,14 @@ class Oracle:
         tally: Tally,
         value: Array | None = None,
         gradient: PyTree | None = None,
+        kept: PyTree = None,
     ):
         self._objective = objective
         self._tally = tally
         self._value = value
         self._gradient = gradient
         self._pullback = None
+        self._kept = kept
         self.point = point
 
     @property
@@ -76,6 +83,28 @@ class Oracle:
         self._tally.gradients += 2
         gradient = jax.grad(self._objective.value)
         return jax.jvp(gradient, (self.point,), (vector,))[1]
+
+    def hessian(self) -> Array:
+        """The Hessian at the point, shape (N, N), in the order of `jax.flatten_util.ravel_pytree`."""
+        flat, unravel = jax.flatten_util.ravel_pytree(self.point)
+        self.count(1 + flat.size, 1 + flat.size)
+        _, product = jax.linearize(jax.grad(lambda y: self._objective.value(unravel(y))), flat)
+        columns = jax.vmap(product)(jnp.eye(flat.size, dtype=flat.dtype))
+        return 0.5 * (columns + columns.T)
+
+    def kept(self, make: Callable[[], PyTree]) -> PyTree:
+        """What a flow made of this point before, or makes now: the loop hands it from the end of a step to the next.
+
+        For one quantity that costs more than a gradient, and depends on nothing but the point.
+        """
+        if self._kept is None:
+            self._kept = make()
+        return self._kept
+
+    @property
+    def what_is_kept(self) -> PyTree:
+        """What is kept, or `None`."""
+        return self._kept
 
     @property
     def residuals(self) -> Array:
@@ -124,15 +153,21 @@ class Oracle:
 
     def _least_squares(self) -> AbstractLeastSquares:
         objective = self._objective
-        if isinstance(objective, PartialObjective) and isinstance(objective.full, AbstractLeastSquares):
-            return objective.full.of(Merged(objective.frozen))
-        if isinstance(objective, AbstractLeastSquares):
-            return objective
-        full = objective.full if isinstance(objective, PartialObjective) else objective
-        raise TypeError(
-            f"the residuals are needed here, and the objective ({type(full).__name__}) has none. Write the loss as "
-            "odeopt.LeastSquares(residual, args), where residual(y, args) returns what is squared and summed."
-        )
+        while isinstance(objective, PartialObjective):
+            objective = objective.full
+        if not isinstance(objective, AbstractLeastSquares):
+            raise TypeError(
+                f"the residuals are needed here, and the objective ({type(objective).__name__}) has none. Write "
+                "the loss as odeopt.LeastSquares(residual, args), where residual(y, args) returns what is squared."
+            )
+        return _of_trained(objective, self._objective)
+
+    def of(self, objective: AbstractLeastSquares) -> "Oracle":
+        """The oracle of another objective of the same parameters, at the same point and counted with this one.
+
+        A model of which only a part is trained is put together for it.
+        """
+        return Oracle(_of_trained(objective, self._objective), self.point, self._tally)
 
     def at(self, point: PyTree) -> "Oracle":
         """The oracle at another point than the position of the state."""
@@ -145,7 +180,7 @@ class Oracle:
 
     def fork(self, tally: Tally) -> "Oracle":
         """A copy that knows what this one knows, for use inside a branch; what it learns stays there."""
-        copy = Oracle(self._objective, self.point, tally, self._value, self._gradient)
+        copy = Oracle(self._objective, self.point, tally, self._value, self._gradient, self._kept)
         copy._pullback = self._pullback
         return copy
 
@@ -156,6 +191,13 @@ class Oracle:
     def with_inputs(self, point: PyTree, value: Array, gradient: PyTree | None) -> "Oracle":
         """An oracle whose value and gradient are given numbers (of a tangent computation, say)."""
         return _Substitute(self, point, value, gradient)
+
+
+def _of_trained(squares: AbstractLeastSquares, seen: AbstractObjective) -> AbstractLeastSquares:
+    """A sum of squares as a function of the parameters that `seen` is one of."""
+    if not isinstance(seen, PartialObjective):
+        return squares
+    return _of_trained(squares, seen.full).of(Merged(seen.frozen))
 
 
 class _Substitute(Oracle):
@@ -176,6 +218,7 @@ class Recorder(Oracle):
     def __init__(self, point: PyTree, value: Array):
         self.point = point
         self._stand_in = value
+        self._tally = Tally()
         self.read: set[str] = set()
 
     @property
@@ -192,37 +235,28 @@ class Recorder(Oracle):
         self.read.add("hvp")
         return vector
 
-    @property
-    def residuals(self) -> Array:
-        self.read.add("value")
-        return self._stand_in[None]
-
-    @property
-    def residual_count(self) -> int:
-        return 1
-
-    def jvp(self, vector: PyTree) -> Array:
-        self.read.add("gradient")
-        return self._stand_in[None]
-
-    second_jvp = jvp
-
-    def vjp(self, weights: Array) -> PyTree:
-        self.read.add("gradient")
-        return self.point
-
-    def jacobian(self) -> tuple[Array, Array]:
-        self.read.add("gradient")
+    def hessian(self) -> Array:
+        self.read.add("hvp")
         flat = jax.flatten_util.ravel_pytree(self.point)[0]
-        return self._stand_in[None], flat[None]
+        return jnp.outer(flat, flat)
 
-    def normal_equations(self) -> tuple[Array, Array]:
+    def kept(self, make: Callable[[], PyTree]) -> PyTree:
+        return make()
+
+    def of(self, objective: AbstractLeastSquares) -> Oracle:
         self.read.add("gradient")
-        flat = jax.flatten_util.ravel_pytree(self.point)[0]
-        return jnp.outer(flat, flat), flat
+        return self
+
+    def _least_squares(self) -> AbstractLeastSquares:
+        # Any residuals will do: nothing is evaluated.
+        self.read.add("gradient")
+        return LeastSquares(lambda y, _: y)
 
     def at(self, point: PyTree) -> Oracle:
         self.read.add("elsewhere")
+        return self
+
+    def fork(self, tally: Tally) -> Oracle:
         return self
 
     def with_value(self, value: Array) -> Oracle:

@@ -24,9 +24,9 @@ from jaxtyping import Array, PyTree
 
 from .._flow.base import AbstractFlow, State
 from .._objective.oracle import Oracle
+from .._objective.rounds import Rounds
 from .base import AbstractScheme, Trial
 from .port_form import check_port_form, energy_gradient, port_form
-from .rounds import Rounds
 
 # Newton's method doubles its digits: it has found the root after ten rounds, or not come near it.
 MOST_ITERATIONS = 20

@@ -11,10 +11,10 @@ from jaxtyping import Array, PyTree
 
 from .._flow.base import AbstractFlow, State
 from .._objective.oracle import Oracle
+from .._objective.rounds import Rounds
 from .._tree import select
 from .base import AbstractScheme, Trial
 from .port_form import check_port_form, port_form
-from .rounds import Rounds
 
 # An interval is doubled or, at worst, halved by each: enough from any length to any precision.
 MOST_EVALUATIONS = 150

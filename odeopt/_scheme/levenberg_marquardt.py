@@ -15,8 +15,8 @@ from jaxtyping import Array, PyTree
 from .._flow.base import AbstractFlow, State
 from .._flow.gradient import GradientFlow
 from .._objective.oracle import Oracle
+from .._objective.rounds import Rounds
 from .base import AbstractScheme, Trial
-from .rounds import Rounds
 
 # Transtrum and Sethna: a correction that is longer than 3/8 of the step shows that the two terms of a series are not
 # the beginning of one that converges.

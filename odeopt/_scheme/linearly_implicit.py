@@ -13,8 +13,8 @@ from jaxtyping import Array, PyTree
 from .._flow.base import AbstractFlow, State
 from .._flow.gradient import GradientFlow
 from .._objective.oracle import Oracle
+from .._objective.rounds import Rounds
 from .base import AbstractScheme, Trial
-from .rounds import Rounds
 
 # Conjugate gradients compute their residual anew every so many iterations (the default of lineax).
 STABILISE_EVERY = 10

@@ -15,10 +15,10 @@ from jaxtyping import Array, PyTree
 
 from .._flow.base import AbstractFlow, State
 from .._objective.oracle import Oracle
+from .._objective.rounds import Rounds
 from .._tree import add_scaled, subtract
 from .base import AbstractScheme, Trial
 from .explicit_rk import ExplicitRK
-from .rounds import Rounds
 
 # Where the root is farther from 1 the step is too long for the stages to say anything of its end: gamma - 1 is
 # proportional to h**(order - 1). A second order method reaches it at half of its limit of stability or so.

@@ -13,8 +13,8 @@ from jaxtyping import Array
 
 from .._flow.base import AbstractFlow, State
 from .._objective.oracle import Oracle
+from .._objective.rounds import Rounds
 from .._tree import add_scaled, select, subtract, vdot
-from .rounds import Rounds
 
 # The iteration ends when an estimate differs from the one before by less than this part of it. Measured on spectra of
 # 1000 curvatures (uniform, log-uniform, of a random matrix, and of a few outliers): after 3 to 8 gradients the estimate

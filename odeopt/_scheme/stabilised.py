@@ -17,9 +17,9 @@ from jaxtyping import Array, PyTree
 from .._flow.base import AbstractFlow, State
 from .._hyperparameter import concrete
 from .._objective.oracle import Oracle
+from .._objective.rounds import Rounds
 from .._tree import add_scaled
 from .base import AbstractScheme, Trial
-from .rounds import Rounds
 from .spectral_radius import Spectrum, estimate, first_guess
 
 # As in RKC: what the power iteration, which approaches the spectral radius from below, may be short of.

@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 from .._flow.base import State
 from .points import Points
 from .rates import Rates, part_names, rates
-from .terrain import AbstractTerrain, Moved, Tangent, system_on
+from .terrain import AbstractTerrain, system_on
 
 # A state of more numbers is shown as it was found: nobody reads it, and rounding each would take long.
 READABLE = 64
@@ -66,11 +66,11 @@ class _OnPlane(eqx.Module):
     state: State
     value: Any
     gradient: PyTree
+    terrain: AbstractTerrain
 
     def rates(self, flow) -> Rates:
-        return rates(
-            system_on(flow, Tangent(self.state.position, self.value, self.gradient), self.state), self.t, self.state
-        )
+        plane = self.terrain.plane(self.state.position, self.value, self.gradient)
+        return rates(system_on(flow, plane, self.state), self.t, self.state)
 
 
 class _OnTerrain(eqx.Module):
@@ -83,7 +83,7 @@ class _OnTerrain(eqx.Module):
     index: Any
 
     def rates(self, flow) -> Rates:
-        return rates(system_on(flow, Moved(self.terrain, self.index, self.shift), self.state), self.t, self.state)
+        return rates(system_on(flow, self.terrain.moved(self.index, self.shift), self.state), self.t, self.state)
 
 
 @eqx.filter_jit
@@ -106,7 +106,7 @@ def counterexample(
     relative; `expected`: what should have held.
     """
     gradient, value = _gradient(terrain, point)
-    example: _OnPlane | _OnTerrain = _OnPlane(point.t, point.state, value, gradient)
+    example: _OnPlane | _OnTerrain = _OnPlane(point.t, point.state, value, gradient, terrain)
     objective = "any with this value and gradient at x"
     threshold = KEPT * float(violation(found))
     if not float(violation(_rates_of(point.flow, example))) >= threshold:

@@ -19,7 +19,7 @@ from .judgements import TOLERANCE, mismatch
 from .points import Points, at
 from .rates import GRADIENT, OBJECTIVE, POSITION, TIME, Numbers, Rates, rates
 from .survey import Survey, relative
-from .terrain import AbstractTerrain, Tangent, system_on
+from .terrain import AbstractTerrain, system_on
 
 # States on which the changed declarations are evaluated; those where it is wrong come first.
 TRIED = 1024
@@ -142,7 +142,8 @@ def _changed(terrain: AbstractTerrain, point: Points) -> Changed:
     nothing = jax.tree.map(jnp.zeros_like, oracle.gradient)
 
     def on_plane(gradient):
-        return rates(system_on(flow, Tangent(state.position, oracle.value, gradient), state), t, state)
+        plane = terrain.plane(state.position, oracle.value, gradient)
+        return rates(system_on(flow, plane, state), t, state)
 
     by_state = jax.grad(system.energy, 1)(t, state)
     field = flow.vector_field(t, state, oracle.with_inputs(state.position, oracle.value, minus))

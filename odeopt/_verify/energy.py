@@ -8,7 +8,7 @@ import numpy as np
 
 from .._flow.base import AbstractFlow
 from . import judgements
-from .case import as_case
+from .case import as_case, system_of
 from .check import Check, all_passed, told
 from .counterexample import CounterExample, counterexample
 from .diagnosis import explain_mismatch, explain_rise
@@ -16,9 +16,10 @@ from .judgements import TOLERANCE
 from .points import at, rates_at
 from .rates import Rates
 from .samples import draw_samples
+from .squares import SquareLandscapes, UsersSquares
 from .survey import Survey, claimed, relative, survey
 from .system import System, in_double_precision, system
-from .terrain import Landscapes, Users
+from .terrain import AbstractTerrain, Landscapes, Users
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -140,9 +141,9 @@ def audit_energy(
         raise TypeError(f"flow must be an instance of odeopt.AbstractFlow; got {flow!r}.{hint}")
     if samples < 1:
         raise ValueError(f"samples={samples}: expected at least one random state.")
-    case = as_case(problem)
+    as_case(problem)  # a problem that is none is a wrong call, and no wrong declaration
     try:
-        whole = system(flow, *case)
+        whole = system_of(flow, problem)
         surveys = _surveys(flow, whole, problem is not None, np.random.default_rng(seed), samples)
         return _judged(flow, surveys, seed)
     except Exception as error:  # the user's own code may raise anything
@@ -152,11 +153,15 @@ def audit_energy(
 def _surveys(
     flow: AbstractFlow, whole: System, with_users: bool, random: np.random.Generator, samples: int
 ) -> list[Survey]:
-    found = [survey(Landscapes(), flow, whole.start, random, samples)]
+    found = [survey(_landscapes(flow), flow, whole.start, random, samples)]
     if with_users:
-        users = Users(whole.objective, whole.start.position)
+        users = (UsersSquares if flow.needs_residuals else Users)(whole.objective, whole.start.position)
         found.append(survey(users, flow, whole.start, random, found[0].samples))
     return found
+
+
+def _landscapes(flow: AbstractFlow) -> AbstractTerrain:
+    return SquareLandscapes() if flow.needs_residuals else Landscapes()
 
 
 def _judged(flow: AbstractFlow, surveys: list[Survey], seed: int) -> EnergyAudit:
@@ -229,9 +234,9 @@ def _error(rates: Rates) -> np.ndarray | np.floating:
 
 def _in_one_dimension(flow: AbstractFlow, violation, seed: int):
     """Random states of a single parameter and how wrong the declaration is there; `None` for a flow of more."""
-    terrain = Landscapes()
+    terrain = _landscapes(flow)
     try:
-        start = system(flow, lambda y, args: jnp.sum(y**2), jnp.ones(1)).start
+        start = system(flow, terrain.moved(jnp.asarray(0), jnp.zeros(1)), jnp.ones(1)).start
         drawn = draw_samples(terrain, flow, start.position, np.random.default_rng(seed), READABLE_SAMPLES)
         found = rates_at(terrain, drawn.points)
     except Exception:  # a flow of matrices, say, or one with a mass matrix: its own code says so in its own way

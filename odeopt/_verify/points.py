@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 from .._flow.base import AbstractFlow, State
 from .rates import Numbers, Rates, rates
 from .system import System
-from .terrain import AbstractTerrain, Moved, system_on
+from .terrain import AbstractTerrain, system_on
 
 
 class Points(eqx.Module):
@@ -27,7 +27,7 @@ class Points(eqx.Module):
 
     def system(self, terrain: AbstractTerrain) -> System:
         """What holds at one point."""
-        return system_on(self.flow, Moved(terrain, self.index, self.shift), self.state)
+        return system_on(self.flow, terrain.moved(self.index, self.shift), self.state)
 
 
 def at(tree: PyTree, chosen) -> PyTree:

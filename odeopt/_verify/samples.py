@@ -17,9 +17,8 @@ from jaxtyping import Array, PyTree
 from .._flow.base import AbstractFlow, State
 from .._tree import vdot
 from .integrate import integrate
-from .objectives import Linear
 from .points import Points, at
-from .terrain import AbstractTerrain, Moved, calibrated, ravelled, system_on
+from .terrain import AbstractTerrain, calibrated, ravelled, system_on
 
 # States that are kept of each stream, one at the end of each slope, and objectives that are put under each of them.
 PIECES, PLACES = 8, 4
@@ -84,14 +83,14 @@ def _drive(terrain, flow, like, start, index, shift, durations, slopes):
     unravel = jax.flatten_util.ravel_pytree(like)[1]
 
     def stream(start, index, shift, durations, slopes):
-        system = calibrated(flow, Moved(terrain, index, shift), unravel(start))
+        system = calibrated(flow, terrain.moved(index, shift), unravel(start))
         unit, gradient = system.unit_of_time(), system.oracle(system.start.position).gradient
         steepness = jnp.sqrt(vdot(gradient, gradient) / start.size)
 
         def to_next(carry, piece):
             t, state, alive = carry
             duration, slope = piece
-            plane = system_on(system.flow, Linear(unravel(steepness * slope)), state)
+            plane = system_on(system.flow, terrain.stream(unravel(steepness * slope)), state)
             t1 = t + unit * duration
             state, alive = integrate(plane.vector_field, t, t1, state, alive, TOLERANCE, MAX_STEPS)
             return (t1, state, alive), (t1, state, alive & _moderate(state))

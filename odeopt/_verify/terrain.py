@@ -1,6 +1,7 @@
 """What lies under a state: the built-in landscapes or a user's objective, moved to where it is wanted."""
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -12,7 +13,7 @@ from jaxtyping import Array, PyTree, Scalar
 from .._flow.base import AbstractFlow, State
 from .._objective import AbstractObjective, PartialObjective
 from .._tree import cast_floating
-from .objectives import LANDSCAPES
+from .objectives import LANDSCAPES, Landscape, Linear
 from .system import System
 
 # Distances from a critical point, decimal exponents. At 1e-6 a gradient is rounded to 2e-10 of itself; nearer than
@@ -48,20 +49,35 @@ class AbstractTerrain(eqx.Module):
     ) -> np.ndarray:
         """Random points, shape `(*index.shape, entries)`; near a known critical one with the probability `near`."""
 
+    def moved(self, index: Scalar, shift: Array) -> AbstractObjective:
+        r"""An objective of the terrain, moved by a shift: \(f(y - s)\)."""
+        return Moved(self, index, shift)
 
-class Landscapes(AbstractTerrain):
-    """The built-in landscapes, all behind one switch, so that they compile once."""
+    def plane(self, point: PyTree, height: Scalar, slope: PyTree) -> AbstractObjective:
+        """All that a point shows of an objective: its value and its gradient."""
+        return Tangent(point, height, slope)
+
+    def stream(self, slope: PyTree) -> AbstractObjective:
+        """A plane with a given slope: drives the memory of a flow as a gradient of one's choice would."""
+        return Linear(slope)
+
+
+class AbstractLandscapes(AbstractTerrain):
+    """Built-in objectives, with critical points that are known."""
+
+    landscapes: eqx.AbstractClassVar[tuple[Landscape, ...]]
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(landscape.name for landscape in LANDSCAPES)
+        return tuple(landscape.name for landscape in self.landscapes)
 
     @property
     def convex(self) -> np.ndarray:
-        return np.array([landscape.convex for landscape in LANDSCAPES])
+        return np.array([landscape.convex for landscape in self.landscapes])
 
-    def value(self, index: Scalar, point: Array) -> Scalar:
-        return jax.lax.switch(index, [landscape.function for landscape in LANDSCAPES], point)
+    def critical(self, index: np.ndarray) -> np.ndarray:
+        """All entries of a point where the gradient of a landscape is exactly zero."""
+        return np.array([landscape.critical for landscape in self.landscapes])[index]
 
     def draw(
         self, random: np.random.Generator, index: np.ndarray, entries: int, near: float | np.ndarray = 0.5
@@ -70,12 +86,16 @@ class Landscapes(AbstractTerrain):
         direction = normal / np.linalg.norm(normal, axis=-1, keepdims=True)
         distance = 10 ** random.uniform(NEAREST, FARTHEST, (*index.shape, 1))
         is_near = (random.random(index.shape) < near)[..., None]
-        return np.where(is_near, critical_points(index)[..., None] + distance * direction, SPREAD * normal)
+        return np.where(is_near, self.critical(index)[..., None] + distance * direction, SPREAD * normal)
 
 
-def critical_points(index: np.ndarray) -> np.ndarray:
-    """All entries of a point where the gradient of a landscape is exactly zero."""
-    return np.array([landscape.critical for landscape in LANDSCAPES])[index]
+class Landscapes(AbstractLandscapes):
+    """Functions of every kind, all behind one switch, so that they compile once."""
+
+    landscapes: ClassVar[tuple[Landscape, ...]] = LANDSCAPES
+
+    def value(self, index: Scalar, point: Array) -> Scalar:
+        return jax.lax.switch(index, [landscape.function for landscape in LANDSCAPES], point)
 
 
 class Users(AbstractTerrain):

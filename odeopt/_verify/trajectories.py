@@ -13,7 +13,7 @@ from .._flow.base import AbstractFlow
 from .integrate import integrate
 from .points import Points
 from .samples import nearby
-from .terrain import AbstractTerrain, Moved, calibrated, critical_points, ravelled, system_on
+from .terrain import AbstractLandscapes, AbstractTerrain, calibrated, ravelled, system_on
 
 # In the flow's unit of time; the nodes lie closer at the start, where memories fill and singular flows bend.
 HORIZON, NODES = 30.0, 48
@@ -74,8 +74,9 @@ def follow(
     entries = start.shape[-1]
     beside = start - terrain.draw(random, index, entries, near=0.0)
     shift = np.where((starts.near > 0)[:, None], start - terrain.draw(random, index, entries, starts.near), beside)
-    if np.any(starts.at_rest):
-        shift = np.where(starts.at_rest[:, None], start - critical_points(index)[:, None], shift)
+    # Of a user's objective no point of rest is known, and none is asked for.
+    if isinstance(terrain, AbstractLandscapes) and np.any(starts.at_rest):
+        shift = np.where(starts.at_rest[:, None], start - terrain.critical(index)[:, None], shift)
     found = _follow(terrain, flow, parameters, start, index, beside, shift, nodes)
     flows, t, states, dissipated, reached = jax.tree.map(lambda x: np.asarray(x) if eqx.is_array(x) else x, found)
     states = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), states)
@@ -91,9 +92,9 @@ def _follow(terrain, flow, like, start, index, beside, shift, nodes):
     unravel = jax.flatten_util.ravel_pytree(like)[1]
 
     def lane(start, index, beside, shift):
-        system = calibrated(flow, Moved(terrain, index, beside), unravel(start))
+        system = calibrated(flow, terrain.moved(index, beside), unravel(start))
         times = system.unit_of_time() * HORIZON * jnp.linspace(0, 1, nodes) ** 2
-        system = system_on(system.flow, Moved(terrain, index, shift), system.start)
+        system = system_on(system.flow, terrain.moved(index, shift), system.start)
 
         def field(t, y):
             state, oracle = y[0], system.oracle(y[0].position)

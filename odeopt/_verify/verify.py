@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from .._controller.base import AbstractController
 from .._flow.base import AbstractFlow
 from .._named import text_of
+from .._objective import LeastSquares
 from .._scheme.base import AbstractScheme
 from .._solver import Solver
 from .case import as_case, system_of
@@ -130,7 +131,7 @@ def _of_several_arrays(flow: AbstractFlow) -> tuple[Check, ...]:
     """Whether a flow that works on one array works on a model too."""
     parameters = {"weights": jnp.ones((2, 3)), "biases": jnp.ones(2)}
     try:
-        system(flow, lambda y, _: jnp.sum(y["weights"] ** 2) + jnp.sum(jnp.cos(y["biases"])), parameters)
+        system(flow, LeastSquares(lambda y, _: (y["weights"], jnp.cos(y["biases"]))), parameters)
     except Exception as error:  # the user's own code may raise anything
         advice = "A model has several: compute leaf by leaf, with jax.tree.map"
         return (Check("parameters of several arrays", None, f"the declaration fails on them: {told(error)}. {advice}"),)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._objective.oracle import Oracle, Tally
+from .oracle import Oracle, Tally
 
 
 class Rounds:
