@@ -31,6 +31,13 @@ CATALOGUE: dict[str, Callable[[], odeopt.AbstractFlow]] = {
     "spectral": lambda: odeopt.Spectral(smoothing=0.3),
     "mirror flow": lambda: odeopt.MirrorFlow(odeopt.HyperbolicEntropy(scale=0.5)),
     "natural gradient": lambda: odeopt.NaturalGradient(lambda x: lx.DiagonalLinearOperator(1 + x**2)),
+    "natural gradient of residuals": lambda: odeopt.NaturalGradient(
+        odeopt.LeastSquares(lambda x, _: jnp.concatenate([2 * x, jnp.sin(x)])), damping=0.1
+    ),
+    "Gauss-Newton": lambda: odeopt.GaussNewton(damping=0.1),
+    "Newton": odeopt.Newton,
+    "Newton, regularised": lambda: odeopt.Newton(regularisation=1.0),
+    "Newton-CG": odeopt.NewtonCG,
     "quasi-Newton": odeopt.QuasiNewton,
     "quasi-Newton, pairs": lambda: odeopt.QuasiNewton(pairs=3),
     "AdaGrad": lambda: odeopt.AdaGrad(accumulation_rate=1.3, epsilon=0.2),

@@ -26,8 +26,14 @@ class Decomposed(eqx.Module):
         return self.right.T @ (self.values * self._inverse_squares(damping) * (self.left.T @ residuals))
 
     def solve(self, covector: Array, damping: Array) -> Array:
-        r"""\((J^\top J + \delta)^+ w\), shape (N,)."""
-        reached = self.right @ covector
+        r"""\((J^\top J + \delta)^+ w\), shape (N,).
+
+        A covector that is not of the form \(J^\top r\) is rounded in all directions alike: squares that are noise
+        beside the largest one are zero too.
+        """
+        noise = max(self.right.shape) * jnp.finfo(self.values.dtype).eps * jnp.max(self.values) ** 2
+        known = self.values**2 > noise
+        reached = jnp.where(known, self.right @ covector, 0.0)
         beyond = covector - self.right.T @ reached
         return self.right.T @ (self._inverse_squares(damping) * reached) + _inverse(damping) * beyond
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._flow.base import AbstractFlow, State
-from .._objective import Objective, Oracle, Tally
+from .._objective import LeastSquares, Oracle, Tally
 from .._tree import add_scaled, vdot
 from .base import AbstractScheme, Trial
 from .mechanical import check_mechanical, damping_of
@@ -91,7 +91,7 @@ def _moves_with_momentum(flow: AbstractFlow) -> bool:
     answers = []
 
     def trace(position: Array) -> None:
-        oracle = Oracle(Objective(lambda y, _: 0.5 * y**2), position, Tally())
+        oracle = Oracle(LeastSquares(lambda y, _: y), position, Tally())
         state = flow.init(position)
         velocity = flow.calibrate(state, oracle).vector_field(jnp.ones_like(position), state, oracle).position
         answers.append(velocity is state.memory)

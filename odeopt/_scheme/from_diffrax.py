@@ -9,7 +9,7 @@ from jaxtyping import Array, PyTree
 
 from .._flow.base import AbstractFlow, State
 from .._flow.gradient import GradientFlow
-from .._objective import Objective, Oracle, Tally
+from .._objective import LeastSquares, Oracle, Tally
 from .base import AbstractScheme, Trial
 from .passes import passes
 
@@ -70,7 +70,7 @@ class DiffraxScheme(AbstractScheme):
         tally = Tally()
 
         def trace(position: Array) -> None:
-            oracle = Oracle(Objective(lambda y, _: 0.5 * y**2), position, tally)
+            oracle = Oracle(LeastSquares(lambda y, _: y), position, tally)
             self.step(GradientFlow(), jnp.zeros_like(position), position, State(position), oracle)
 
         jax.eval_shape(trace, jnp.ones(()))
