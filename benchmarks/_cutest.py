@@ -1,8 +1,9 @@
 """The development half of CUTEst's small unconstrained problems, and how contestants are compared on them.
 
 Cost: forward 1, backward 2. A problem counts as solved where `max |g| <= tolerance * max(1, max |g0|)` within the
-budget, and where at least 99.9 % of the best known decrease has been made (Moré and Wild, 2009, Benchmarking
-derivative-free optimization algorithms): a gradient that is small on a plateau is no solution.
+budget. That is loose where the first gradient is large, and holds on plateaus and in other valleys too: so it is also
+counted where 99.9 % of the best known decrease has been made (Moré and Wild, 2009, Benchmarking derivative-free
+optimization algorithms), and where the value is the best known.
 """
 
 import math
@@ -23,7 +24,7 @@ def development() -> list:
 
 
 def judged(runs: dict[str, dict[str, dict]]) -> dict[str, dict[str, dict]]:
-    """The runs, `runs[contestant][problem]`, with `solved` and `lowest` (whether at the best known value) added."""
+    """The runs, `runs[contestant][problem]`, each with `descended` and `lowest` added: how its value compares."""
     best = {}
     for of_one in runs.values():
         for name, run in of_one.items():
@@ -33,7 +34,7 @@ def judged(runs: dict[str, dict[str, dict]]) -> dict[str, dict[str, dict]]:
     def judge(name, run):
         decrease = run["first"] - run["value"] >= DECREASE * (run["first"] - best[name])
         lowest = run["value"] - best[name] <= 1e-6 * max(1.0, abs(best[name]))
-        return run | {"solved": bool(run["stationary"] and decrease), "lowest": bool(lowest)}
+        return run | {"descended": bool(run["solved"] and decrease), "lowest": bool(run["solved"] and lowest)}
 
     return {who: {name: judge(name, run) for name, run in of_one.items()} for who, of_one in runs.items()}
 

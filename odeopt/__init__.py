@@ -124,6 +124,7 @@ from ._scheme import Trial as Trial
 from ._scheme import Tsit5 as Tsit5
 from ._scheme import WilliamsonRK3 as WilliamsonRK3
 from ._scheme import from_diffrax as from_diffrax
+from ._sequence import Sequence as Sequence
 from ._solution import History as History
 from ._solution import Solution as Solution
 from ._solver import Solver as Solver

@@ -10,12 +10,14 @@ from jax.core import Tracer
 from jaxtyping import PyTree
 
 from ._check import check_declaration
-from ._loop import advance
+from ._course import begin, begin_again, best_of, ending, go_on
 from ._objective import PartialObjective, as_objective, check_scalar_value
 from ._parameters import merge_parameters, split_parameters
 from ._record import empty_record
+from ._relay import Relay, RelayProblem
 from ._results import EXPECTED, from_code
-from ._run import COUNTS, Problem, Run, best_point, final_result, resume, start
+from ._run import COUNTS, Problem, Run
+from ._sequence import Sequence
 from ._solution import Solution, SolverState, history_of, starting_point
 from ._solver import Solver
 from ._stop import Stop
@@ -25,7 +27,7 @@ HISTORIES = ("scalars", "states", None)
 
 def minimise(
     fn,
-    solver: Solver,
+    solver: Solver | Sequence,
     y0: PyTree,
     args: PyTree = None,
     *,
@@ -46,7 +48,7 @@ def minimise(
     **Arguments:**
 
     - `fn`: `fn(y, args) -> scalar`, or an objective such as `odeopt.Objective`.
-    - `solver`: an `odeopt.Solver`.
+    - `solver`: an `odeopt.Solver`, or an `odeopt.Sequence` of them.
     - `y0`: the start.
     - `args`: handed to `fn`; data belong here.
     - `has_aux`: whether `fn` returns `(scalar, aux)`.
@@ -86,9 +88,11 @@ def minimise(
 
 def check_settings(solver, stop, max_steps, history) -> None:
     """What `minimise` and `train` have in common, checked before anything is traced."""
-    if not isinstance(solver, Solver):
+    if not isinstance(solver, Solver | Sequence):
         given = f"the class {solver.__name__}" if isinstance(solver, type) else type(solver).__name__
         raise TypeError(f"solver must be an odeopt.Solver; got {given}. Write odeopt.Solver(odeopt.Adam()), say.")
+    if isinstance(solver, Sequence) and history == "states":
+        raise ValueError("history='states': the solvers of a Sequence have different states; keep 'scalars' or None.")
     if stop is not None and not isinstance(stop, Stop):
         raise TypeError(f"stop={stop!r}: expected an odeopt.Stop, such as odeopt.Stop(gradient_norm=1e-5).")
     if history not in HISTORIES:
@@ -97,30 +101,36 @@ def check_settings(solver, stop, max_steps, history) -> None:
         raise ValueError(f"max_steps={max_steps!r}: expected a whole number >= 0.")
 
 
-def prepare(fn, args, has_aux: bool, solver: Solver, y0: PyTree, stop: Stop) -> tuple[Problem, PyTree]:
+def prepare(
+    fn, args, has_aux: bool, solver: Solver | Sequence, y0: PyTree, stop: Stop
+) -> tuple[Problem | RelayProblem, PyTree]:
     """The problem and the trained leaves, checked abstractly."""
     objective = as_objective(fn, args, has_aux)
     parameters, frozen = split_parameters(y0)
-    problem = Problem(PartialObjective(objective, frozen), solver, stop)
-    value = check_scalar_value(problem.objective, parameters)
-    check_declaration(problem, parameters, value)
-    return problem, parameters
+    partial = PartialObjective(objective, frozen)
+    value = check_scalar_value(partial, parameters)
+    for each in solver.solvers if isinstance(solver, Sequence) else (solver,):
+        check_declaration(Problem(partial, each, stop), parameters, value)
+    if isinstance(solver, Sequence):
+        return RelayProblem(partial, solver, stop), parameters
+    return Problem(partial, solver, stop), parameters
 
 
-def continued(problem: Problem, parameters: PyTree, state: SolverState) -> Problem:
+def continued(problem: Problem | RelayProblem, parameters: PyTree, state: SolverState) -> Problem | RelayProblem:
     """The problem with the solver of an earlier run.
 
     **Raises:** `ValueError` if the earlier run had another solver or other parameters.
     """
     if not isinstance(state, SolverState):
         raise TypeError(f"state must be the state of an earlier solution (solution.state); got {type(state).__name__}.")
-    for part in ("flow", "scheme", "controller"):
-        earlier, given = type(getattr(state.solver, part)), type(getattr(problem.solver, part))
-        if earlier is not given:
-            raise ValueError(
-                f"state comes from a run with {part} {earlier.__name__}, but solver has {given.__name__}. Pass the "
-                "same solver, or start anew with y0=solution.value and without state."
-            )
+    earlier, given = _parts(state.solver), _parts(problem.solver)
+    different = [(old, new) for old, new in zip(earlier, given, strict=False) if old != new]
+    if different or len(earlier) != len(given):
+        names = " and ".join(" with ".join(parts) for parts in (earlier, given))
+        raise ValueError(
+            f"state comes from a run with another solver: {names.replace(' and ', ', but solver is ')}. Pass the same "
+            "solver, or start anew with y0=solution.value and without state."
+        )
     _same_numbers(problem.solver, state.solver)
     earlier, given = (
         (jax.tree.structure(tree), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)])
@@ -128,10 +138,16 @@ def continued(problem: Problem, parameters: PyTree, state: SolverState) -> Probl
     )
     if earlier != given:
         raise ValueError("state comes from a run with other parameters than y0 (structure, shapes or dtypes differ).")
-    return Problem(problem.objective, state.solver, problem.stop)
+    return replace(problem, solver=state.solver)
 
 
-def _same_numbers(given: Solver, earlier: Solver) -> None:
+def _parts(solver: Solver | Sequence) -> tuple[str, ...]:
+    """The names of the flow, the scheme and the controller, of all solvers."""
+    solvers = solver.solvers if isinstance(solver, Sequence) else (solver,)
+    return tuple(type(part).__name__ for each in solvers for part in (each.flow, each.scheme, each.controller))
+
+
+def _same_numbers(given: Solver | Sequence, earlier: Solver | Sequence) -> None:
     """Hyper-parameters of a solver that are not those of the earlier run would be ignored without a word."""
     known = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(earlier)}
     for path, leaf in jax.tree_util.tree_leaves_with_path(given):
@@ -149,28 +165,30 @@ def _same_numbers(given: Solver, earlier: Solver) -> None:
 
 
 @eqx.filter_jit
-def _minimise(problem: Problem, parameters: PyTree, run: Run | None, max_steps: int, history, progress) -> Solution:
+def _minimise(
+    problem: Problem | RelayProblem, parameters: PyTree, run: Run | Relay | None, max_steps: int, history, progress
+) -> Solution:
     if run is None:
-        problem, run = start(problem, parameters)
+        problem, run = begin(problem, parameters)
     else:
-        run = resume(problem, run)
+        run = begin_again(problem, run)
     first = starting_point(run)
     record = None if history is None else empty_record(run, max_steps, history == "states")
     if max_steps > 0:
-        run, record = advance(problem, run, record, max_steps, progress)
+        run, record = go_on(problem, run, record, max_steps, progress)
     return conclude(problem, run, None if record is None else history_of(record, first))
 
 
-def conclude(problem: Problem, run: Run, history) -> Solution:
+def conclude(problem: Problem | RelayProblem, run: Run | Relay, history) -> Solution:
     """The solution of a run that has ended, or that has used up its trials; its value holds the trained leaves only."""
-    loss, position = best_point(run)
+    best = best_of(run)
     objective = problem.objective
-    aux = objective.auxiliary(position)
+    aux = objective.auxiliary(best.position)
     counts = {name: run.counts[index] for index, name in enumerate(COUNTS)}
     return Solution(
-        value=position,
-        loss=loss,
-        result=from_code(final_result(problem.solver.flow, run)),
+        value=best.position,
+        loss=best.value,
+        result=from_code(ending(problem, run)),
         stats=counts | {"cost": counts["values"] + 2 * counts["gradients"]},
         history=history,
         state=SolverState(run, problem.solver),

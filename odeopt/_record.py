@@ -7,10 +7,9 @@ import numpy as np
 from jaxtyping import Array
 
 from ._flow.base import State
-from ._run import Run
 from ._snapshot import Snapshot
 
-# What is kept of every accepted step, in the order of the columns.
+# What is kept of every accepted step, in the order of the columns; behind them the index of the solver.
 COLUMNS = ("t", "step_size", "loss", "energy", "dissipation", "gradient_norm", "rejections")
 
 
@@ -22,17 +21,22 @@ class Record(eqx.Module):
 
     length: Array | np.ndarray
     rejections: Array | np.ndarray  # since the last row
+    solver: Array | np.ndarray  # the index of the one that runs, in a sequence of solvers
     rows: Array | np.ndarray
     states: State | None
 
 
-def empty_record(run: Run, rows: int, keep_states: bool, rejections: Array | int = 0) -> Record:
-    """A history with room for `rows` accepted steps; `rejections` since the last accepted step of an earlier one."""
+def empty_record(run, rows: int, keep_states: bool, rejections: Array | int = 0) -> Record:
+    """A history with room for `rows` accepted steps; `rejections` since the last accepted step of an earlier one.
+
+    `run`: of one solver or, where no states are kept, of several.
+    """
     states = None
     if keep_states:
         states = jax.tree.map(lambda leaf: jnp.full((rows, *leaf.shape), jnp.nan, leaf.dtype), run.snapshot.state)
     length, rejections = jnp.asarray(0, jnp.int32), jnp.asarray(rejections, jnp.int32)
-    return Record(length, rejections, jnp.full((rows, len(COLUMNS)), jnp.nan, run.t.dtype), states)
+    width = len(COLUMNS) + 1
+    return Record(length, rejections, jnp.zeros_like(length), jnp.full((rows, width), jnp.nan, run.t.dtype), states)
 
 
 def write(record: Record, accepted: Array, t: Array, step_size: Array, after: Snapshot) -> Record:
@@ -46,6 +50,7 @@ def write(record: Record, accepted: Array, t: Array, step_size: Array, after: Sn
             after.dissipation,
             after.stationarity,
             record.rejections.astype(t.dtype),
+            record.solver.astype(t.dtype),
         ]
     )
 
@@ -56,6 +61,7 @@ def write(record: Record, accepted: Array, t: Array, step_size: Array, after: Sn
     return Record(
         length=record.length + accepted.astype(jnp.int32),
         rejections=jnp.where(accepted, 0, record.rejections + 1).astype(jnp.int32),
+        solver=record.solver,
         rows=put(record.rows, row),
         states=None if record.states is None else jax.tree.map(put, record.states, after.state),
     )

@@ -1,5 +1,7 @@
 """What a run hands back."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import numpy as np
@@ -8,18 +10,19 @@ from jaxtyping import Array, PyTree
 
 from ._flow.base import State
 from ._record import COLUMNS, Record
+from ._relay import Relay
 from ._results import Result, name_of
 from ._run import Run
-from ._solver import Solver
 
 
 class History(eqx.Module):
     """What happened at the accepted steps; rows behind the last one are NaN.
 
     **Attributes** (arrays over accepted steps): `t`, `step_size`, `loss`, `energy`, `dissipation`, `gradient_norm`
-    at the end of the step, and `rejections`, the trials rejected before it. `position` and `memory` (pytrees with a
-    leading axis) where states are kept, otherwise `None`. `start`: a dict of `t`, `loss`, `energy`, `dissipation` and
-    `gradient_norm` where the call began, before its first step.
+    at the end of the step, `rejections`, the trials rejected before it, and `solver`, the index of the one that made
+    the step in an `odeopt.Sequence` (steps of tries included, in the time of their own solver). `position` and
+    `memory` (pytrees with a leading axis) where states are kept, otherwise `None`. `start`: a dict of `t`, `loss`,
+    `energy`, `dissipation` and `gradient_norm` where the call began, before its first step.
     """
 
     t: Array | np.ndarray
@@ -29,6 +32,7 @@ class History(eqx.Module):
     dissipation: Array | np.ndarray
     gradient_norm: Array | np.ndarray
     rejections: Array | np.ndarray
+    solver: Array | np.ndarray | None = None
     position: PyTree = None
     memory: PyTree = None
     start: dict[str, Array | np.ndarray] | None = None
@@ -42,7 +46,7 @@ class History(eqx.Module):
         return eqx.tree_at(lambda history: history.start, rows, start, is_leaf=lambda leaf: leaf is None)
 
 
-def starting_point(run: Run) -> dict[str, Array]:
+def starting_point(run: Run | Relay) -> dict[str, Array]:
     """What a history says of the point where a call begins."""
     here = run.snapshot
     return {
@@ -58,14 +62,22 @@ def history_of(record: Record, start: dict) -> History:
     """The history as the user sees it; `start` from `starting_point`."""
     columns = {name: record.rows[:, index] for index, name in enumerate(COLUMNS)}
     states = State(None, None) if record.states is None else record.states
-    return History(**columns, position=states.position, memory=states.memory, start=start)
+    solver = record.rows[:, len(COLUMNS)]
+    return History(**columns, solver=solver, position=states.position, memory=states.memory, start=start)
 
 
 class SolverState(eqx.Module):
-    """Everything needed to go on: the run, and the solver with its scales set."""
+    """Everything needed to go on: the run and the solver with its scales set, or of a sequence those of all solvers."""
 
-    run: Run
-    solver: Solver
+    run: Any
+    solver: Any
+
+    @property
+    def step_size(self) -> Array:
+        """What will be tried next."""
+        if isinstance(self.run, Relay):
+            return self.run.step_size
+        return self.solver.controller.step_size(self.run.controller)
 
 
 class Solution(eqx.Module):
@@ -121,7 +133,7 @@ class Solution(eqx.Module):
                 "for how many runs ended with which result."
             )
         snapshot, stats = self.state.run.snapshot, self.stats
-        step_size = self.state.solver.controller.step_size(self.state.run.controller)
+        step_size = self.state.step_size
         # The gradient is not known at the best point, but where the run stands.
         elsewhere = " at the last point" if float(snapshot.value) > float(self.loss) else ""
         return (

@@ -18,14 +18,16 @@ import numpy as np
 from jaxtyping import Array, PyTree
 from tqdm import tqdm
 
+from ._course import begin, begin_again, best_of, go_on
 from ._examples import as_examples, as_validation, callable_metrics, check_metrics
-from ._loop import advance
 from ._minimise import check_settings, conclude, continued, prepare
 from ._objective import AbstractObjective, Objective
 from ._parameters import merge_parameters
 from ._record import Record, empty_record
+from ._relay import Relay, RelayProblem
 from ._results import RESULTS, RUNNING, code
-from ._run import COUNTS, Problem, Run, best_point, cost, resume, start
+from ._run import COUNTS, Problem, Run, cost
+from ._sequence import Sequence as SolverSequence
 from ._solution import History, Solution, SolverState, history_of, starting_point
 from ._solver import Solver
 from ._stop import Stop
@@ -63,7 +65,7 @@ def train(
     model: PyTree,
     loss,
     data: PyTree,
-    solver: Solver | None = None,
+    solver: Solver | SolverSequence | None = None,
     *,
     stop: Stop | None = None,
     max_steps: int = 10_000,
@@ -85,7 +87,8 @@ def train(
     - `loss`: `loss(model, batch) -> scalar`, the mean over the batch; or an objective that carries its data, and
         then `data` is `None`.
     - `data`: a pytree of arrays with the same leading axis, the examples.
-    - `solver`: an `odeopt.Solver`; `None` (default) is `odeopt.Solver()`, or for a continued run that of `state`.
+    - `solver`: an `odeopt.Solver`, or an `odeopt.Sequence` of them; `None` (default) is
+        `odeopt.Solver()`, or for a continued run that of `state`.
     - `stop`, `max_steps`, `state`, `history`: as in `minimise`.
     - `validation`: a pytree like `data` with any number of examples, for the metrics.
     - `metrics`: functions `metric(model, batch) -> scalar` by name; evaluated at the model where the run stands about
@@ -111,9 +114,8 @@ def train(
         model, solution = odeopt.train(model, loss, (x, y))
         ```
     """
-    if solver is None:
-        solver = state.solver if isinstance(state, SolverState) else Solver()
-    check_settings(solver, stop, max_steps, history)
+    given: Solver | SolverSequence = solver or (state.solver if isinstance(state, SolverState) else Solver())
+    check_settings(given, stop, max_steps, history)
     _check_host(callbacks, time_limit)
     began = time.monotonic()
     deadline = math.inf if time_limit is None else began + time_limit
@@ -122,7 +124,7 @@ def train(
     if validation is not None:
         validation = as_validation(validation, data)
     problem, parameters = prepare(
-        objective, None, False, solver, model, Stop(gradient_norm=1e-6) if stop is None else stop
+        objective, None, False, given, model, Stop(gradient_norm=1e-6) if stop is None else stop
     )
     board = _Scoreboard(problem, parameters, metrics or {}, {"train": data, "validation": validation})
     with _interruption() as interrupted, _bar(progress, max_steps) as bar:
@@ -184,26 +186,28 @@ def _with_data(loss, data: PyTree) -> tuple[AbstractObjective, PyTree]:
 
 
 @eqx.filter_jit
-def _start(problem: Problem, parameters: PyTree) -> tuple[Problem, Run]:
-    return start(problem, parameters)
+def _start(problem: Problem | RelayProblem, parameters: PyTree) -> tuple[Problem | RelayProblem, Run | Relay]:
+    return begin(problem, parameters)
 
 
 @eqx.filter_jit
-def _resume(problem: Problem, run: Run) -> Run:
-    return resume(problem, run)
+def _resume(problem: Problem | RelayProblem, run: Run | Relay) -> Run | Relay:
+    return begin_again(problem, run)
 
 
-def _block(problem: Problem, run: Run, rejections: int, trials: int, history: str | None) -> tuple[Run, Record | None]:
+def _block(
+    problem: Problem | RelayProblem, run: Run | Relay, rejections: int, trials: int, history: str | None
+) -> tuple[Run | Relay, Record | None]:
     # Arrays, so that every block is the same compiled program.
     return _compiled_block(problem, run, jnp.asarray(rejections, jnp.int32), jnp.asarray(trials, jnp.int32), history)
 
 
 @eqx.filter_jit
 def _compiled_block(
-    problem: Problem, run: Run, rejections: Array, trials: Array, history: str | None
-) -> tuple[Run, Record | None]:
+    problem: Problem | RelayProblem, run: Run | Relay, rejections: Array, trials: Array, history: str | None
+) -> tuple[Run | Relay, Record | None]:
     record = None if history is None else empty_record(run, _room(history), history == "states", rejections)
-    return advance(problem, run, record, trials)
+    return go_on(problem, run, record, trials)
 
 
 def _room(history: str | None) -> int:
@@ -227,47 +231,49 @@ def _written(record: Record) -> PyTree:
     return jax.tree.map(lambda leaf: np.array(np.asarray(leaf)[written]), (record.rows, record.states))
 
 
-def _join(parts: list[PyTree], run: Run, first: dict[str, Array], history: str) -> History:
+def _join(parts: list[PyTree], run: Run | Relay, first: dict[str, Array], history: str) -> History:
     """The histories of all blocks, one after the other."""
     parts = parts or [_written(empty_record(run, 0, history == "states"))]
     rows, states = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-    record = Record(np.asarray(len(rows)), np.asarray(0), rows, states)
+    record = Record(np.asarray(len(rows)), np.asarray(0), np.asarray(0), rows, states)
     return history_of(record, jax.tree.map(np.asarray, first))
 
 
-def _report(problem: Problem, run: Run, trials: int, metrics: dict[str, float], elapsed: float) -> Progress:
+def _report(
+    problem: Problem | RelayProblem, run: Run | Relay, trials: int, metrics: dict[str, float], elapsed: float
+) -> Progress:
     return Progress(
         trials=trials,
         stats={name: int(count) for name, count in zip(COUNTS, np.asarray(run.counts), strict=True)}
         | {"cost": int(cost(run.counts))},
         loss=float(run.snapshot.value),
         energy=float(run.snapshot.energy),
-        step_size=float(problem.solver.controller.step_size(run.controller)),
+        step_size=float(SolverState(run, problem.solver).step_size),
         gradient_norm=float(run.snapshot.stationarity),
         metrics=dict(metrics),
         elapsed=elapsed,
-        best=lambda: merge_parameters(best_point(run)[1], problem.objective.frozen),
+        best=lambda: merge_parameters(best_of(run).position, problem.objective.frozen),
     )
 
 
 class _Scoreboard:
     """Evaluates the metrics now and then and keeps their values."""
 
-    def __init__(self, problem: Problem, parameters: PyTree, metrics: Mapping, sets: dict[str, PyTree]):
+    def __init__(self, problem: Problem | RelayProblem, parameters: PyTree, metrics: Mapping, sets: dict[str, PyTree]):
         self._frozen = problem.objective.frozen
         self._metrics = callable_metrics(metrics, sets, merge_parameters(parameters, self._frozen))
         self._rows: list[dict[str, float]] = []
         self._last = -math.inf
         self.newest: dict[str, float] = {}
 
-    def update(self, run: Run, trials: int, now: float) -> None:
+    def update(self, run: Run | Relay, trials: int, now: float) -> None:
         if self._metrics and now - self._last >= METRIC_SECONDS:
             self._evaluate(run.snapshot.state.position, trials)
             self._last = now
 
-    def finish(self, run: Run, trials: int) -> None:
+    def finish(self, run: Run | Relay, trials: int) -> None:
         if self._metrics:
-            self._evaluate(best_point(run)[1], trials)
+            self._evaluate(best_of(run).position, trials)
 
     def table(self) -> dict[str, np.ndarray] | None:
         if not self._rows:

@@ -20,10 +20,11 @@ LAYERS = (
     ("_flow",),
     ("_scheme", "_controller", "_stop"),
     ("_solver", "_snapshot"),
-    ("_run",),
+    ("_run", "_sequence"),
     ("_record", "_check", "_error"),
-    ("_trial", "_solution"),
-    ("_loop",),
+    ("_trial",),
+    ("_loop", "_relay"),
+    ("_course", "_solution"),
     ("_minimise",),
 )
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -56,6 +56,8 @@ def test_value_gradient_residuals_and_jacobian_are_those_of_the_model(form):
     matrix, vector = misfit.normal_equations(y)
     close(matrix, JACOBIAN.T @ JACOBIAN)
     close(vector, JACOBIAN.T @ RESIDUALS)
+    direction = np.array([0.3, -2.0])
+    close(misfit.gauss_newton(y)(jnp.asarray(direction)), JACOBIAN.T @ (JACOBIAN @ direction))
 
 
 @pytest.mark.parametrize("form", ["whole", "per sample", "chunks"])

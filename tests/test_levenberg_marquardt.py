@@ -8,6 +8,7 @@ import scipy.integrate
 import scipy.optimize
 
 import odeopt
+from odeopt._objective import Tally
 
 RANDOM = np.random.default_rng(0)
 MATRIX, RIGHT, START = RANDOM.normal(size=(5, 3)), RANDOM.normal(size=5), RANDOM.normal(size=3)
@@ -120,6 +121,65 @@ def test_the_units_of_the_parameters_do_not_matter():
     start = np.array([1.0, 3.0, 1.0, 0.01])
     plain = steps(DECAYS, solver(), start, 10)
     np.testing.assert_allclose(steps(scaled, solver(), start / np.asarray(units), 10) * units, plain, rtol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [5, 2])
+def test_without_a_matrix_a_step_is_the_same_to_two_digits(rows):
+    matrix, right, h = MATRIX[:rows], RIGHT[:rows], 3.0
+    exact = np.linalg.solve(np.eye(3) + h * matrix.T @ matrix, START + h * matrix.T @ right) - START
+    made = solver(fixed(h), scaling="none", linear_solver="cg", geodesic=False)
+    taken = steps(affine(matrix, right), made, START, 1)[0] - START
+    system = np.eye(3) + h * matrix.T @ matrix
+    # What conjugate gradients promise is the residual, and not the error.
+    left, whole = system @ (taken - exact), system @ exact
+    assert 0 <= np.linalg.norm(left) <= 1e-2 * np.linalg.norm(whole)
+
+
+@pytest.mark.parametrize("geodesic", [True, False])
+@pytest.mark.parametrize("scaling", ["columns", "none"])
+def test_without_a_matrix_it_finds_the_same_fit(geodesic, scaling):
+    start = [1.0, 3.0, 1.0, 0.01]
+    stop = odeopt.Stop(gradient_norm=1e-9)
+    made = solver(scaling=scaling, geodesic=geodesic, linear_solver="cg")
+    solution = run(DECAYS, made, start, stop=stop, max_steps=3000)
+    assert solution.result == odeopt.RESULTS.converged, str(solution)
+    np.testing.assert_allclose(solution.value, run(DECAYS, solver(), start, stop=stop).value, rtol=1e-6)
+
+
+def test_many_parameters_and_residuals_are_solved_without_a_matrix():
+    """A blurred signal of 4000 points: the Jacobian alone would have 16 million entries."""
+    size = 4000
+    points = jnp.linspace(0.0, 1.0, size)
+    signal = jnp.sin(7 * points) + (points > 0.5)
+
+    def blurred(y):
+        return 0.5 * y + 0.25 * (jnp.roll(y, 1) + jnp.roll(y, -1))
+
+    misfit = odeopt.LeastSquares(lambda y, data: blurred(jnp.tanh(y) * 2) - blurred(data), signal)
+
+    def largest(linear_solver):
+        scheme = odeopt.LevenbergMarquardt(linear_solver=linear_solver)
+
+        def kept(y):
+            oracle = odeopt.Oracle(misfit, y, Tally())
+            return scheme.init(odeopt.GradientFlow(), jnp.zeros(()), odeopt.State(y), oracle)
+
+        return max(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(kept, points)))
+
+    assert largest("auto") == size
+    assert largest("cholesky") == size**2
+    solution = run(misfit, solver(), jnp.zeros(size), max_steps=60)
+    assert solution.loss < 1e-6 * misfit.value(jnp.zeros(size))
+
+
+def test_products_without_a_matrix_are_counted():
+    """On residuals whose curvature is one, conjugate gradients need one product."""
+    misfit = odeopt.LeastSquares(lambda y, _: y - jnp.arange(4.0))
+    solution = run(misfit, solver(fixed(1.0), linear_solver="cg", geodesic=False), jnp.ones(4), max_steps=1)
+    # At the start a value and a gradient, and a product for the unit (two passes); then the linearisation, one product
+    # for the first residual, one for the round, one for the promise, and the trial with its gradient.
+    assert int(solution.stats["values"]) == (1 + 2) + (1 + 3) + 1
+    assert int(solution.stats["gradients"]) == 1 + 3 + 1
 
 
 def test_a_rejected_trial_makes_no_new_jacobian():

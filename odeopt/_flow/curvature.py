@@ -65,7 +65,8 @@ def newton_steps():
     from .._controller.lyapunov import LyapunovControl
     from .._scheme.tableaus import Euler
 
-    # Newton's step on a quadratic keeps half of the dissipation; any real decrease will do, and the parabola through a
-    # trial that fails knows better than a half where the next should be.
-    control = LyapunovControl(decrease=1e-4, initial_step_size=1.0, search="restart", interpolate=True)
-    return Euler(), control
+    # Newton's step on a quadratic keeps half of the dissipation: a tenth never stands in its way, and it keeps first
+    # steps, whose length nobody knows, from landing on a plateau far away as any decrease would not
+    # (benchmarks/curvature.py, table "cutest"). The parabola through a trial that fails knows better than a half where
+    # the next should be.
+    return Euler(), LyapunovControl(initial_step_size=1.0, search="restart", interpolate=True)

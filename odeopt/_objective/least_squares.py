@@ -54,6 +54,15 @@ class AbstractLeastSquares(AbstractObjective):
         """How many passes over the data a Jacobian is made of."""
 
     @abc.abstractmethod
+    def gauss_newton(self, parameters: PyTree) -> Callable[[Array], Array]:
+        r"""The product \(v \mapsto J^\top J v\) of vectors of shape (N,), without a Jacobian."""
+
+    @property
+    @abc.abstractmethod
+    def gauss_newton_passes(self) -> Passes:
+        """How many passes over the data such a product is made of."""
+
+    @abc.abstractmethod
     def of(self, restore: Callable[[PyTree], PyTree]) -> "AbstractLeastSquares":
         """The same as a function of other parameters, from which `restore` makes those of this one."""
 
@@ -166,6 +175,31 @@ class LeastSquares(AbstractLeastSquares):
         columns = size(parameters)
         return Passes(1 + columns, 0) if columns <= rows else Passes(1, rows)
 
+    def gauss_newton(self, parameters: PyTree) -> Callable[[Array], Array]:
+        flat, unravel = jax.flatten_util.ravel_pytree(parameters)
+        if self.chunk_size is None:
+            _, forward = jax.linearize(lambda y: self.residuals(unravel(y)), flat)
+            backward = jax.linear_transpose(forward, flat)
+            return lambda vector: backward(forward(vector))[0]
+        chunk_size = self.chunk_size
+
+        def product(vector: Array) -> Array:
+            def of_chunk(samples):
+                def residuals(y):
+                    return jax.vmap(lambda sample: self._of_one(unravel(y), sample))(samples)
+
+                _, tangent = jax.jvp(residuals, (flat,), (vector,))
+                return jax.vjp(residuals, flat)[1](tangent)[0]
+
+            return summed(of_chunk, chunk_size, self.args)
+
+        return product
+
+    @property
+    def gauss_newton_passes(self) -> Passes:
+        # In chunks nothing is kept: the forward pass is made anew for the tangent, and once more for the way back.
+        return Passes(1, 1) if self.chunk_size is None else Passes(3, 1)
+
     def of(self, restore: Callable[[PyTree], PyTree]) -> "LeastSquares":
         return replace(self, residual=_Composed(self.residual, restore))
 
@@ -227,6 +261,15 @@ class LeastSquaresSum(AbstractLeastSquares):
     def jacobian_passes(self, parameters: PyTree) -> Passes:
         passes = [term.jacobian_passes(parameters) for term in self.terms]
         # Of the term that takes most: a pass over the data is one over those of all terms.
+        return Passes(max(p.values for p in passes), max(p.gradients for p in passes))
+
+    def gauss_newton(self, parameters: PyTree) -> Callable[[Array], Array]:
+        products = [term.gauss_newton(parameters) for term in self.terms]
+        return lambda vector: reduce(jnp.add, [product(vector) for product in products])
+
+    @property
+    def gauss_newton_passes(self) -> Passes:
+        passes = [term.gauss_newton_passes for term in self.terms]
         return Passes(max(p.values for p in passes), max(p.gradients for p in passes))
 
     def of(self, restore: Callable[[PyTree], PyTree]) -> "LeastSquaresSum":

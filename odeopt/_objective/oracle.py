@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._tree import vdot
-from .least_squares import AbstractLeastSquares, LeastSquares
+from .least_squares import AbstractLeastSquares, LeastSquares, Passes
 from .objective import AbstractObjective, Merged, PartialObjective
 
 
@@ -150,6 +150,12 @@ class Oracle:
         objective = self._least_squares()
         self.count(*objective.jacobian_passes(self.point))
         return objective.normal_equations(self.point)
+
+    def gauss_newton(self) -> tuple[Callable[[Array], Array], Passes]:
+        r"""\(v \mapsto J^\top J v\) for vectors of shape (N,), and the passes of a product, which the caller counts."""
+        objective = self._least_squares()
+        self._tally.values += 1
+        return objective.gauss_newton(self.point), objective.gauss_newton_passes
 
     def _least_squares(self) -> AbstractLeastSquares:
         objective = self._objective

@@ -9,7 +9,6 @@ import equinox as eqx
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
-import jax.scipy.linalg as jsl
 from jaxtyping import Array, PyTree
 
 from .._flow.base import AbstractFlow, State
@@ -17,25 +16,16 @@ from .._flow.gradient import GradientFlow
 from .._objective.oracle import Oracle
 from .._objective.rounds import Rounds
 from .base import AbstractScheme, Trial
+from .damped_system import Factored, Iterated, Linearisation
 
 # Transtrum and Sethna: a correction that is longer than 3/8 of the step shows that the two terms of a series are not
 # the beginning of one that converges.
 LONGEST_CORRECTION = 0.375
-
-
-class Linearisation(eqx.Module):
-    r"""What the Jacobian at a point leaves behind, in units \(D\) of the parameters: \(\tilde J = J D^{-1}\).
-
-    **Attributes:** `position`, `units`, `gradient` \(\tilde J^\top r\), each (N,); `matrix`:
-    \(\tilde J^\top \tilde J\), or, where the residuals are fewer, \(\tilde J \tilde J^\top\) with `rows`:
-    \((\tilde J, r)\), `None` otherwise.
-    """
-
-    position: Array
-    units: Array
-    gradient: Array
-    matrix: Array
-    rows: tuple[Array, Array] | None = None
+LINEAR_SOLVERS = ("auto", "cholesky", "cg")
+# Factored in half a second on a core: about as long as a hundred products with a network that has as many parameters.
+LARGEST_MATRIX = 3000
+# Entries of a Jacobian that is kept as a whole: 800 MB in double precision.
+LARGEST_JACOBIAN = 10**8
 
 
 class LevenbergMarquardt(AbstractScheme):
@@ -52,15 +42,19 @@ class LevenbergMarquardt(AbstractScheme):
 
     The objective is an `odeopt.LeastSquares`. A Jacobian is made once at every point; a rejected trial costs another
     solve and a forward pass. Systems are solved by Cholesky's method in the smaller one of the spaces of parameters and
-    residuals. Memory: a square matrix of that space, and with fewer residuals than parameters the Jacobian.
+    residuals. Memory: a square matrix of that space, and with fewer residuals than parameters the Jacobian. Beyond
+    3000 parameters and residuals nothing of the kind is made: conjugate gradients solve the systems to two digits, with
+    some vectors of the size of the parameters, and what the residuals need for their derivatives.
 
     **Arguments:**
 
     - `scaling`: \(D\): `"columns"` (default): the largest norm that the column of \(J\) of each parameter has had, so
-        that the units of the parameters do not matter (Moré, 1978); `"none"`: 1, gradient flow itself.
+        that the units of the parameters do not matter (Moré, 1978); without matrices, the largest length of \(J\) along
+        the gradient, for all parameters; `"none"`: 1, gradient flow itself.
     - `geodesic`: whether to add the second order correction \(-\tfrac12 (J^\top J + \mu D^2)^{-1} J^\top r''(d, d)\)
         where it is short beside the step (Transtrum and Sethna). It costs a second derivative of the residuals along
         the step and another solve in every trial, and halves the time to fit a network (benchmarks/curvature.py).
+    - `linear_solver`: `"cholesky"`, `"cg"` (conjugate gradients), or `"auto"` (default), by size as said above.
 
     **Raises:** `ValueError` for another flow than `GradientFlow`, `TypeError` for an objective without residuals.
     Source: Levenberg (1944), A method for the solution of certain non-linear problems in least squares; Marquardt
@@ -79,6 +73,7 @@ class LevenbergMarquardt(AbstractScheme):
 
     scaling: str = eqx.field(static=True, default="columns")
     geodesic: bool = eqx.field(static=True, default=True)
+    linear_solver: str = eqx.field(static=True, default="auto")
     order: ClassVar[int] = 1
     gradients_per_step: ClassVar[int] = 1
     has_quadrature: ClassVar[bool] = True
@@ -86,6 +81,11 @@ class LevenbergMarquardt(AbstractScheme):
     def __check_init__(self):
         if self.scaling not in ("columns", "none"):
             raise ValueError(f"LevenbergMarquardt(scaling={self.scaling!r}): expected 'columns' or 'none'.")
+
+        if self.linear_solver not in LINEAR_SOLVERS:
+            raise ValueError(
+                f"LevenbergMarquardt(linear_solver={self.linear_solver!r}): expected one of {LINEAR_SOLVERS}."
+            )
 
     def check(self, flow: AbstractFlow) -> None:
         if type(flow) is not GradientFlow:
@@ -116,9 +116,9 @@ class LevenbergMarquardt(AbstractScheme):
     ) -> Trial:
         flat, unravel = jax.flatten_util.ravel_pytree(state.position)
         here = self.init(flow, t, state, oracle) if learnt is None else self._renewed(flat, oracle, learnt)
-        solve = _Damped(here, 1 / step_size.astype(flat.dtype))
-        scaled = solve.step()
-        promised = 0.5 * (jnp.vdot(here.gradient, scaled) - solve.damping * jnp.vdot(scaled, scaled))
+        damping = 1 / step_size.astype(flat.dtype)
+        solve = Iterated(here, damping, oracle) if here.matrix is None else Factored(here, damping)
+        scaled, promised = solve.step()
         if self.geodesic:
             scaled = self._corrected(scaled, here, solve, oracle, unravel)
         end = unravel(flat + scaled / here.units)
@@ -134,6 +134,10 @@ class LevenbergMarquardt(AbstractScheme):
 
     def _linearised(self, flat: Array, units: Array, oracle: Oracle) -> Linearisation:
         """A new linearisation; `units`: of the one before, zero at the start."""
+        if not self._makes_matrices(flat.size, oracle.residual_count):
+            gradient, _ = jax.flatten_util.ravel_pytree(oracle.gradient)
+            units = jnp.full_like(flat, self._units(_steepness(gradient, oracle), units[0]))
+            return Linearisation(flat, units, gradient / units)
         if flat.size <= oracle.residual_count:
             matrix, gradient = oracle.normal_equations()
             units = self._units(jnp.sqrt(jnp.diagonal(matrix)), units)
@@ -143,6 +147,12 @@ class LevenbergMarquardt(AbstractScheme):
         jacobian = jacobian / units
         return Linearisation(flat, units, jacobian.T @ residuals, jacobian @ jacobian.T, (jacobian, residuals))
 
+    def _makes_matrices(self, parameters: int, residuals: int) -> bool:
+        if self.linear_solver != "auto":
+            return self.linear_solver == "cholesky"
+        whole = 0 if parameters <= residuals else parameters * residuals
+        return min(parameters, residuals) <= LARGEST_MATRIX and whole <= LARGEST_JACOBIAN
+
     def _units(self, columns: Array, before: Array) -> Array:
         if self.scaling == "none":
             return jnp.ones_like(columns)
@@ -150,37 +160,18 @@ class LevenbergMarquardt(AbstractScheme):
         # A parameter that no residual depends on does not move in any unit.
         return jnp.where(largest > 0, largest, 1.0)
 
-    def _corrected(self, scaled: Array, here: Linearisation, solve: "_Damped", oracle: Oracle, unravel) -> Array:
+    def _corrected(
+        self, scaled: Array, here: Linearisation, solve: Factored | Iterated, oracle: Oracle, unravel
+    ) -> Array:
         """The step with the second order correction, where that is short."""
         direction = unravel(scaled / here.units)
-        correction = solve.correction(oracle.second_jvp(direction), oracle, here.units)
+        correction = solve.correction(oracle.second_jvp(direction), oracle)
         short = jnp.linalg.norm(correction) <= LONGEST_CORRECTION * jnp.linalg.norm(scaled)
         return scaled + jnp.where(short, correction, 0.0)
 
 
-class _Damped:
-    r"""The equations of one damping: \((\tilde J^\top \tilde J + \mu)\,z = -\tilde J^\top r\)."""
-
-    def __init__(self, here: Linearisation, damping: Array):
-        self._here = here
-        # Below the rounding of the matrix, damping is no more than the rounding that makes it singular.
-        least = jnp.finfo(damping.dtype).eps * jnp.trace(here.matrix)
-        self.damping = damping + least
-        identity = jnp.eye(len(here.matrix), dtype=here.matrix.dtype)
-        self._factor = jsl.cho_factor(here.matrix + self.damping * identity)
-
-    def step(self) -> Array:
-        """In the units of the linearisation, shape (N,)."""
-        here = self._here
-        if here.rows is None:
-            return -jsl.cho_solve(self._factor, here.gradient)
-        jacobian, residuals = here.rows
-        return -(jacobian.T @ jsl.cho_solve(self._factor, residuals))
-
-    def correction(self, curvature: Array, oracle: Oracle, units: Array) -> Array:
-        r"""The same for \(r''(d, d) / 2\) in place of \(r\); `curvature`: \(r''(d, d)\), shape (P,)."""
-        here = self._here
-        if here.rows is None:
-            pulled, _ = jax.flatten_util.ravel_pytree(oracle.vjp(curvature))
-            return -0.5 * jsl.cho_solve(self._factor, pulled / units)
-        return -0.5 * (here.rows[0].T @ jsl.cho_solve(self._factor, curvature))
+def _steepness(gradient: Array, oracle: Oracle) -> Array:
+    """By how much the residuals change along the gradient, per unit of length."""
+    _, unravel = jax.flatten_util.ravel_pytree(oracle.point)
+    size = jnp.linalg.norm(gradient)
+    return jnp.linalg.norm(oracle.jvp(unravel(gradient / jnp.where(size > 0, size, 1.0))))
