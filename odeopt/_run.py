@@ -9,6 +9,7 @@ from jaxtyping import Array, PyTree
 
 from ._flow.base import AbstractFlow, State
 from ._objective import Oracle, PartialObjective, Tally, reads
+from ._objective.dependence import depends_on_arguments
 from ._results import RESULTS, RUNNING, code
 from ._snapshot import Snapshot, blur, run_dtype, split_energy, stationarity
 from ._solver import Solver
@@ -75,11 +76,8 @@ def start(problem: Problem, position: PyTree) -> tuple[Problem, Run]:
     first = controller.step_size(controller_state)
     monitor = start_monitor(stop, snapshot.value, snapshot.stationarity, kinetic, first)
     # Where the run stands is the best point if the energy decides, or is the loss and never rises.
-    keeps_best = flow.judged_by == "loss" and not (
-        controller.monotone
-        and not jax.tree.leaves(state.memory)
-        and reads(flow.energy, t, state, oracle.value) == {"value"}
-    )
+    is_loss = reads(flow.energy, t, state, oracle.value) == {"value"} and not _memory_counts(flow, t, state, oracle)
+    keeps_best = flow.judged_by == "loss" and not (controller.monotone and is_loss)
     learnt = solver.scheme.init(flow, t, state, oracle)
     counts = jnp.stack([jnp.asarray(n, jnp.int32) for n in (0, 0, tally.values, tally.gradients, 0, 0)])
     finite = jnp.isfinite(snapshot.value) & jnp.isfinite(snapshot.energy)
@@ -98,6 +96,12 @@ def start(problem: Problem, position: PyTree) -> tuple[Problem, Run]:
         learnt=learnt,
     )
     return problem, run
+
+
+def _memory_counts(flow: AbstractFlow, t: Array, state: State, oracle: Oracle) -> bool:
+    """Whether the energy depends on the memory."""
+    jaxpr = jax.make_jaxpr(lambda memory: flow.energy(t, State(state.position, memory), oracle))(state.memory).jaxpr
+    return depends_on_arguments(jaxpr)
 
 
 def resume(problem: Problem, run: Run) -> Run:

@@ -1,6 +1,6 @@
 """One trial step: the scheme, the energy at the trial, the decision, and the books."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import equinox as eqx
@@ -32,7 +32,7 @@ class Arrival(eqx.Module):
     gradient: PyTree
     stationarity: Array
     blur: Array | None  # None: nothing asks for it
-    dissipation: Array | None  # None: known before the decision
+    dissipation: Array | None  # None: known before the decision, or made after a jump behind it
     split: EnergySplit | None  # None: known before the decision
     kept: PyTree  # of the point, by the flow
 
@@ -79,7 +79,7 @@ def attempt_step(problem: Problem, run: Run, record: Record | None) -> tuple[Run
     decision = controller.judge(run.controller, trial.attempt)
     best, decision = _leave_best(run.best, before, trial.value, decision)
     outcome = _decide(problem, run, trial, decision)
-    after = _after(before, trial, outcome)
+    after = _after(problem, before, trial, outcome)
     controller_state = controller.update(run.controller, trial.attempt, decision, outcome.accepted)
     counts = run.counts + _counted(trial.tally, outcome)
     monitor, result = _judge_run(problem, run, trial, outcome, after, counts)
@@ -134,14 +134,16 @@ def _decide(problem: Problem, run: Run, trial: _Candidate, decision: Array) -> _
     """Carry out a verdict; where it is open, gradients decide."""
     controller, before = problem.solver.controller, run.snapshot
     jumps = problem.solver.flow.declares("jump")
-    stay = _stay(before, trial.late, jumps)
+    stay = _stay(problem.solver.flow, before, trial.late)
     arrive = partial(_arrive, problem, before, trial)
 
     def unless_broken(arrival, passes):
         # What a jump learns from a gradient that is no number would stay in the memory for ever.
         if not jumps:
             return arrival, passes
-        sound = jnp.isfinite(arrival.stationarity) & jnp.isfinite(arrival.dissipation)
+        sound = jnp.isfinite(arrival.stationarity)
+        if arrival.dissipation is not None:
+            sound &= jnp.isfinite(arrival.dissipation)
         return select(sound, arrival, stay), passes & sound
 
     def reject():
@@ -201,25 +203,37 @@ def _benefit_of_doubt(problem: Problem, run: Run, trial: _Candidate, here: Oracl
     return jnp.abs(trial.split.scaled(hidden))
 
 
-def _after(before: Snapshot, trial: _Candidate, outcome: _Outcome) -> Snapshot:
+def _after(problem: Problem, before: Snapshot, trial: _Candidate, outcome: _Outcome) -> Snapshot:
     """Where the run stands after the decision."""
     arrival = outcome.arrival
 
     def chosen(there, here):
         return jax.tree.map(lambda a, b: jnp.where(outcome.accepted, a, b), there, here)
 
-    return Snapshot(
+    known = before.dissipation if trial.dissipation is None else chosen(trial.dissipation, before.dissipation)
+    after = Snapshot(
         state=arrival.state,
         value=chosen(trial.value, before.value),
         gradient=arrival.gradient,
         split=chosen(trial.split, before.split) if arrival.split is None else arrival.split,
-        dissipation=(
-            chosen(trial.dissipation, before.dissipation) if arrival.dissipation is None else arrival.dissipation
-        ),
+        dissipation=known if arrival.dissipation is None else arrival.dissipation,
         stationarity=arrival.stationarity,
         blur=arrival.blur,
         kept=arrival.kept,
     )
+    return _jumped_in_place(problem, before, trial.t, after) if problem.solver.flow.jumps_in_place else after
+
+
+def _jumped_in_place(problem: Problem, before: Snapshot, t: Array, after: Snapshot) -> Snapshot:
+    """The jump behind the decision, at every trial: a branch that changes the memory would copy it."""
+    flow = problem.solver.flow
+    here, there = (
+        Oracle(problem.objective, at.state.position, Tally(), at.value, at.gradient) for at in (before, after)
+    )
+    memory = flow.jump(t, before.state, State(after.state.position, before.state.memory), here, there)
+    state = State(after.state.position, memory)
+    dissipation = flow.dissipation(t, state, there).astype(t.dtype)
+    return replace(after, state=state, dissipation=dissipation)
 
 
 def _judge_run(
@@ -311,33 +325,35 @@ def _leave_best(best: Best | None, before: Snapshot, value: Array, decision: Arr
     return best, decision + leaving.astype(jnp.int32)
 
 
-def _stay(before: Snapshot, late: bool, jumps: bool) -> Arrival:
+def _stay(flow: AbstractFlow, before: Snapshot, late: bool) -> Arrival:
     """The arrival of a rejected trial: where the run stood."""
+    in_place = flow.jumps_in_place
     return Arrival(
-        state=before.state,
+        state=State(before.state.position) if in_place else before.state,
         gradient=before.gradient,
         stationarity=before.stationarity,
         blur=before.blur,
-        dissipation=before.dissipation if late else None,
-        split=before.split if jumps else None,
+        dissipation=before.dissipation if late and not in_place else None,
+        split=before.split if flow.declares("jump") and not in_place else None,
         kept=before.kept,
     )
 
 
 def _arrive(problem: Problem, before: Snapshot, trial: _Candidate, here: Oracle, oracle: Oracle) -> Arrival:
-    """The arrival at an accepted trial, after the flow's jump if it has one."""
+    """The arrival at an accepted trial, after the flow's jump if it has one that is not made in place."""
     flow, dtype = problem.solver.flow, trial.t.dtype
     t, state, split = trial.t, trial.state, trial.split
-    jumps = flow.declares("jump")
+    in_place = flow.jumps_in_place
+    jumps = flow.declares("jump") and not in_place
     if jumps:
         memory = flow.jump(t, before.state, state, here, oracle)
         jumped = State(state.position, jax.tree.map(lambda new, old: new.astype(old.dtype), memory, state.memory))
         split_jumped = split_energy(flow, t, jumped, oracle, dtype)
         lowers = energy_change(split, split_jumped, trial.value, jnp.zeros_like(trial.value)) <= 0
         state, split = select(lowers, jumped, state), select(lowers, split_jumped, split)
-    dissipation = flow.dissipation(t, state, oracle).astype(dtype) if trial.late else None
+    dissipation = flow.dissipation(t, state, oracle).astype(dtype) if trial.late and not in_place else None
     return Arrival(
-        state=state,
+        state=State(state.position) if in_place else state,
         gradient=oracle.gradient,
         stationarity=stationarity(flow, problem.stop, t, state, oracle, dtype),
         blur=None if before.blur is None else blur(oracle, state.position),

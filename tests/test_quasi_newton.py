@@ -79,7 +79,7 @@ def test_the_pairs_stand_for_the_matrix_that_they_would_make(count):
     for _ in range(count):
         step = random.normal(size=SIZE)
         pairs.append((step, hessian @ step))
-        memory = with_pair(memory, *map(jnp.asarray, pairs[-1]))
+        memory = with_pair(memory, *map(jnp.asarray, pairs[-1]), jnp.asarray(True))
     covector = random.normal(size=SIZE)
     expected = np.zeros((SIZE, SIZE))
     if pairs:
@@ -214,3 +214,31 @@ def test_single_precision_stays_single_and_ends_with_a_reason():
 def test_arguments_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         odeopt.QuasiNewton(**options)
+
+
+def test_a_pair_that_is_not_known_leaves_the_ring_as_it_is():
+    random = np.random.default_rng(5)
+    ring = empty(jnp.zeros(SIZE), 3)
+    for known in (True, False, True):
+        pair = [jnp.asarray(random.normal(size=SIZE)) for _ in range(2)]
+        before, ring = ring, with_pair(ring, *pair, jnp.asarray(known))
+        if not known:
+            jax.tree.map(np.testing.assert_array_equal, ring, before)
+    assert int(ring.newest) == 2
+
+
+@pytest.mark.parametrize("pairs", [3, 10])
+def test_the_pairs_and_six_vectors_are_all_the_memory_that_a_run_takes(pairs, as_users_compile):
+    """Beside the start and the answer; one of the six is what the objective keeps of its forward pass."""
+    size = 100_000
+    curvatures = jnp.linspace(1, 10, size, dtype=jnp.float32)
+
+    def solve(start):
+        solution = run(
+            odeopt.QuasiNewton(pairs=pairs), lambda y, _: 0.5 * jnp.sum(curvatures * y**2), start, history=None
+        )
+        return solution.value, solution.stats
+
+    compiled = jax.jit(solve).lower(jnp.ones(size, jnp.float32)).compile()
+    vectors = compiled.memory_analysis().temp_size_in_bytes / (4 * size)
+    assert vectors < 2 * pairs + 6.1

@@ -71,7 +71,8 @@ class AbstractFlow(eqx.Module):
     regulariser, a constraint), that of lower `"energy"`; `continuous`: whether the vector field is, so that there are
     solutions and orders of convergence to speak of; `weighs_objective`: whether \(V = c f + \dots\) with \(c > 0\), so
     that `PerGroup` can put it together with others; `needs_residuals`: whether the objective has to be a
-    `LeastSquares`.
+    `LeastSquares`; `jumps_in_place`: whether the energy does not depend on the memory, and a `jump` that leads nowhere
+    (no step, no change of the gradient) leaves it as it is: it is then carried out without a copy of the memory.
 
     !!! example "Heavy ball in ten lines"
 
@@ -96,6 +97,7 @@ class AbstractFlow(eqx.Module):
     continuous: ClassVar[bool] = True
     weighs_objective: ClassVar[bool] = True
     needs_residuals: ClassVar[bool] = False
+    jumps_in_place: ClassVar[bool] = False
 
     @abc.abstractmethod
     def init(self, params: PyTree) -> State:

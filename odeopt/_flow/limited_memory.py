@@ -32,18 +32,25 @@ def empty(parameters: Array, pairs: int) -> Pairs:
     return Pairs(rows, rows, jnp.zeros(pairs, parameters.dtype), zero, zero)
 
 
-def with_pair(memory: Pairs, step: Array, change: Array) -> Pairs:
-    """The ring with a pair in the place of the oldest."""
+def with_pair(memory: Pairs, step: Array, change: Array, known: Array) -> Pairs:
+    """The ring with a pair in the place of the oldest, where it is `known`."""
     curvature = jnp.vdot(step, change)
-    count = len(memory.curvatures)
-    row = (memory.newest.astype(jnp.int32) + 1) % count
-    return Pairs(
-        steps=memory.steps.at[row].set(step),
-        changes=memory.changes.at[row].set(change),
-        curvatures=memory.curvatures.at[row].set(curvature),
-        newest=row.astype(memory.newest.dtype),
-        scale=curvature / jnp.vdot(change, change),
-    )
+    row = (memory.newest.astype(jnp.int32) + 1) % len(memory.curvatures)
+
+    def put(carry: tuple[Array, Pairs]) -> tuple[Array, Pairs]:
+        _, pairs = carry
+        written = Pairs(
+            steps=pairs.steps.at[row].set(step),
+            changes=pairs.changes.at[row].set(change),
+            curvatures=pairs.curvatures.at[row].set(curvature),
+            newest=row.astype(pairs.newest.dtype),
+            scale=curvature / jnp.vdot(change, change),
+        )
+        return jnp.asarray(False), written
+
+    # A loop of at most one round is a conditional that writes its row in place; one of two branches would copy all.
+    _, memory = jax.lax.while_loop(lambda carry: carry[0], put, (known, memory))
+    return memory
 
 
 def product(memory: Pairs, covector: Array) -> Array:

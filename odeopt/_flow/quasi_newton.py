@@ -3,6 +3,8 @@ r"""Quasi-Newton flow: a metric that learns the Hessian from the steps.
 \[ x' = -H g, \qquad V = f(x), \qquad V' = -\langle g, H g \rangle, \qquad H \succ 0 \text{ constant between jumps}. \]
 """
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.flatten_util
@@ -11,7 +13,7 @@ from jaxtyping import Array, PyTree
 
 from .._hyperparameter import concrete, hyperparameter
 from .._objective.oracle import Oracle
-from .._tree import select, subtract, vdot
+from .._tree import subtract, vdot
 from .base import State
 from .curvature import newton_steps
 from .limited_memory import Pairs, empty, product, with_pair
@@ -61,6 +63,7 @@ class QuasiNewton(AbstractMetricFlow):
         ```
     """
 
+    jumps_in_place: ClassVar[bool] = True
     update: str = eqx.field(static=True, default="self_scaled_bfgs")
     pairs: int | None = eqx.field(static=True, default=None)
     first_scale: Array | None = eqx.field(converter=hyperparameter, default=None)
@@ -113,11 +116,14 @@ class QuasiNewton(AbstractMetricFlow):
         curved = jnp.vdot(step, change) > noise
         memory = before.memory
         if isinstance(memory, Pairs):
-            return select(curved, with_pair(memory, step, change), memory)
-        velocity = self._product(memory, old)
-        length = jnp.vdot(step, velocity) / jnp.vdot(velocity, velocity)
-        renewed = select(curved, self._renewed(memory, Secant(step, change, length * old)), memory)
-        return self._sound(renewed, new)
+            return with_pair(memory, step, change, curved)
+
+        def renewed():
+            velocity = self._product(memory, old)
+            length = jnp.vdot(step, velocity) / jnp.vdot(velocity, velocity)
+            return self._renewed(memory, Secant(step, change, length * old))
+
+        return self._sound(jax.lax.cond(curved, renewed, lambda: memory), new)
 
     def _pairs(self, size: int) -> int:
         if self.pairs is not None:
@@ -147,7 +153,7 @@ class QuasiNewton(AbstractMetricFlow):
         unit = jnp.finfo(gradient.dtype).eps
         descends = jnp.vdot(gradient, velocity) > unit * jnp.linalg.norm(gradient) * jnp.linalg.norm(velocity)
         identity = jnp.eye(gradient.size, dtype=gradient.dtype)
-        return select(descends, memory, Matrix(identity, jnp.zeros_like(memory.begun)))
+        return jax.lax.cond(descends, lambda: memory, lambda: Matrix(identity, jnp.zeros_like(memory.begun)))
 
 
 class Matrix(eqx.Module):
