@@ -43,6 +43,11 @@ def table_cutest(dtype: str = "float64"):
         )
 
 
+def table_cutest_float32():
+    """The same in float32, to 1e-4."""
+    yield from table_cutest("float32")
+
+
 def _all_problems(contestant, dtype: str):
     for problem in development():
         yield type(problem).__name__, run(contestant, problem, dtype)

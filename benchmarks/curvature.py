@@ -1,6 +1,6 @@
-"""Fits with the curvature of a sum of squares: prints tables and writes them as JSON.
+"""What second derivatives and quasi-Newton methods are worth: prints tables and writes them as JSON.
 
-python benchmarks/curvature.py               # everything, about 30 minutes on 2 cores
+python benchmarks/curvature.py               # everything, about an hour and a half on 2 cores
 python benchmarks/curvature.py nist runge    # some tables
 """
 
@@ -8,16 +8,28 @@ import argparse
 import json
 import os
 import platform
+import sys
 from pathlib import Path
 
 import jax
 
 jax.config.update("jax_enable_x64", True)
+# Some of the problems are examples.
+sys.path.append(str(Path(__file__).parent.parent / "examples"))
 
+import _cutest_runs  # noqa: E402
 import _fits  # noqa: E402
 import _pinn_runs  # noqa: E402
+import _single  # noqa: E402
 
-TABLES = {"nist": _fits.table_nist, "runge": _fits.table_runge, "pinns": _pinn_runs.table_pinns}
+TABLES = {
+    "cutest": _cutest_runs.table_cutest,
+    "cutest32": _cutest_runs.table_cutest_float32,
+    "nist": _fits.table_nist,
+    "runge": _fits.table_runge,
+    "pinns": _pinn_runs.table_pinns,
+    "float32": _single.table_float32,
+}
 
 
 def main():

@@ -25,8 +25,8 @@ def on_page_markdown(markdown: str, **_) -> str:
 
     `{{ Class.parameter }}` is a default, `{{ module:CONSTANT }}` a number, `{{ results }}` the table of results,
     `{{ all AbstractFlow }}` the reference of every concrete flow, `{{ options train }}` the table of the
-    options of a command, `{{ catalogue flows float64 }}` a table of benchmarks/catalogue.py, and `{{ readme }}` the
-    text of README.md.
+    options of a command, `{{ catalogue flows float64 }}` a table of benchmarks/catalogue.py,
+    `{{ curvature pinns }}` one of benchmarks/curvature.py, and `{{ readme }}` the text of README.md.
     """
     return re.sub(r"\{\{ (.+?) \}\}", lambda match: _text(match[1]), markdown)
 
@@ -41,6 +41,9 @@ def _text(name: str) -> str:
         return _options(name.removeprefix("options "))
     if name.startswith("catalogue "):
         return _catalogue(*name.split()[1:])
+    if name.startswith("curvature "):
+        results = json.loads(Path("benchmarks/results/curvature.json").read_text(encoding="utf-8"))
+        return runpy.run_path("benchmarks/_curvature_tables.py")[name.removeprefix("curvature ")](results)
     if name.startswith("all "):
         kind = PUBLIC[name.removeprefix("all ")]
         return "\n\n".join(f"::: odeopt.{key}" for key, cls in PUBLIC.items() if _is_concrete(cls, kind))

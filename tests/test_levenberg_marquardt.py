@@ -46,11 +46,12 @@ def steps(objective, made, start, count):
 
 # More residuals than parameters, as many, and fewer: the last is solved in the space of residuals.
 @pytest.mark.parametrize("rows", [5, 3, 2])
-def test_a_step_on_affine_residuals_is_implicit_eulers(rows):
+@pytest.mark.parametrize("linear_solver", ["cholesky", "qr"])
+def test_a_step_on_affine_residuals_is_implicit_eulers(rows, linear_solver):
     matrix, right, h = MATRIX[:rows], RIGHT[:rows], 0.7
     end = np.linalg.solve(np.eye(3) + h * matrix.T @ matrix, START + h * matrix.T @ right)
-    taken = steps(affine(matrix, right), solver(fixed(h), scaling="none"), START, 1)
-    np.testing.assert_allclose(taken[0], end, rtol=1e-12)
+    made = solver(fixed(h), scaling="none", linear_solver=linear_solver)
+    np.testing.assert_allclose(steps(affine(matrix, right), made, START, 1)[0], end, rtol=1e-12)
 
 
 def test_in_units_of_the_columns_the_damping_is_marquardts():
@@ -144,6 +145,34 @@ def test_without_a_matrix_it_finds_the_same_fit(geodesic, scaling):
     solution = run(DECAYS, made, start, stop=stop, max_steps=3000)
     assert solution.result == odeopt.RESULTS.converged, str(solution)
     np.testing.assert_allclose(solution.value, run(DECAYS, solver(), start, stop=stop).value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5)])
+def test_single_precision_keeps_the_digits_that_a_square_would_lose(shape):
+    """The square of a singular value of 1e-4 is beneath the rounding unit of float32."""
+    random = np.random.default_rng(1)
+    left, right = (np.linalg.qr(random.normal(size=(size, 3)))[0] for size in shape)
+    matrix = left @ np.diag([1.0, 0.3, 1e-4]) @ right.T
+    data = jnp.asarray(matrix, jnp.float32), jnp.asarray(matrix @ (right @ np.ones(3)), jnp.float32)
+    misfit = odeopt.LeastSquares(lambda y, data: data[0] @ y - data[1], data)
+    found = {}
+    for linear_solver in ("auto", "cholesky"):
+        # Nothing is damped that counts.
+        made = solver(fixed(1e12), scaling="none", geodesic=False, linear_solver=linear_solver)
+        found[linear_solver] = run(misfit, made, jnp.zeros(shape[1], jnp.float32), max_steps=1).value
+    assert found["auto"].dtype == jnp.float32
+    # Of the smallest one three digits are known.
+    np.testing.assert_allclose(right.T @ found["auto"], np.ones(3), rtol=1e-2)
+    assert abs(right[:, 2] @ found["cholesky"] - 1) > 0.1
+
+
+@pytest.mark.parametrize("geodesic", [True, False])
+@pytest.mark.parametrize("linear_solver", ["cholesky", "qr"])
+def test_both_ways_to_solve_find_the_same_fit_by_the_same_steps(geodesic, linear_solver):
+    start = np.array([1.0, 3.0, 1.0, 0.01])
+    made = solver(geodesic=geodesic, linear_solver=linear_solver)
+    plain = steps(DECAYS, solver(geodesic=geodesic), start, 10)
+    np.testing.assert_allclose(steps(DECAYS, made, start, 10), plain, rtol=1e-6)
 
 
 def test_many_parameters_and_residuals_are_solved_without_a_matrix():

@@ -242,3 +242,27 @@ def test_the_pairs_and_six_vectors_are_all_the_memory_that_a_run_takes(pairs, as
     compiled = jax.jit(solve).lower(jnp.ones(size, jnp.float32)).compile()
     vectors = compiled.memory_analysis().temp_size_in_bytes / (4 * size)
     assert vectors < 2 * pairs + 6.1
+
+
+@pytest.mark.parametrize("pairs", [0, 3])
+@pytest.mark.parametrize("curvature", [-2.0, 0.01, 0.5])
+def test_damping_keeps_a_fifth_of_the_curvature(pairs, curvature):
+    """From the identity: B s = s, and a change of the gradient of any curvature along s."""
+    flow = odeopt.QuasiNewton(update="bfgs", pairs=pairs, damped=True, first_scale=1.0)
+    start = flow.init(jnp.zeros(3))
+    gradient = jnp.array([1.0, 2.0, -1.0])
+    step, beside = -0.5 * gradient, jnp.array([2.0, -1.0, 0.0])
+    change = curvature * step + 0.3 * beside
+    before, after = (
+        odeopt.Oracle(odeopt.Objective(lambda y, _: jnp.sum(y)), point, Tally(), jnp.zeros(()), slope)
+        for point, slope in ((jnp.zeros(3), gradient), (step, gradient + change))
+    )
+    there = odeopt.State(step, start.memory)
+    memory = flow.jump(jnp.zeros(()), start, there, before, after)
+    square = float(step @ step)
+    mixed = change if curvature >= 0.2 else change * 0.8 / (1 - curvature) + step * (1 - 0.8 / (1 - curvature))
+    kept = odeopt.State(step, memory)
+    product = flow.inverse_metric(jnp.zeros(()), kept, after, mixed)
+    np.testing.assert_allclose(mixed @ step, max(curvature, 0.2) * square, rtol=1e-12)
+    # The secant equation of the mixed change.
+    np.testing.assert_allclose(product, step, rtol=1e-12, atol=1e-14)

@@ -25,6 +25,8 @@ from .secant import UPDATES, Secant, updated
 DENSE = 1000
 # As in most limited-memory codes: more cost more than they save (Liu and Nocedal, 1989: 3 to 7).
 PAIRS = 10
+# Powell's number: of the curvature along a step that the matrix had.
+DAMPED = 0.2
 # Curvature along the step, in units of rounding of the two gradients, below which it is noise.
 NOISE = 10
 
@@ -46,13 +48,17 @@ class QuasiNewton(AbstractMetricFlow):
         shortens what the matrix has of too large curvature before each update.
     - `pairs`: how many pairs \((s, y)\) are kept in place of a full matrix (L-BFGS, always `"bfgs"`); 0: the full
         matrix; `None` (default): the full matrix for up to 1000 parameters, and 10 pairs for more.
+    - `damped`: what becomes of a pair whose curvature \(s^\top y\) is less than a fifth of \(s^\top B s\), or negative.
+        `False` (default): it is used while the curvature is positive, and left out otherwise. `True`: \(y\) is mixed
+        with \(B s\) so that it is a fifth (Powell).
     - `first_scale`: \(H = \gamma I\) at the start, \(\gamma > 0\). `None` (default): so that the first step is the
         gradient, or as long as the parameters where that is shorter.
 
     Unit of time: none. Memory: \(N^2\) numbers, or `2 * pairs` times that of the parameters. **Raises:** `ValueError`
     for an argument out of range. Source: Broyden (1970), Fletcher (1970), Goldfarb (1970), Shanno (1970); Oren and
     Luenberger (1974), Self-scaling variable metric (SSVM) algorithms; Liu and Nocedal (1989), On the limited memory
-    BFGS method for large scale optimization.
+    BFGS method for large scale optimization; Powell (1978), Algorithms for nonlinear constraints that use Lagrangian
+    functions.
 
     !!! example
 
@@ -66,6 +72,7 @@ class QuasiNewton(AbstractMetricFlow):
     jumps_in_place: ClassVar[bool] = True
     update: str = eqx.field(static=True, default="self_scaled_bfgs")
     pairs: int | None = eqx.field(static=True, default=None)
+    damped: bool = eqx.field(static=True, default=False)
     first_scale: Array | None = eqx.field(converter=hyperparameter, default=None)
 
     def __check_init__(self):
@@ -112,16 +119,16 @@ class QuasiNewton(AbstractMetricFlow):
             )
         )
         change = new - old
+        memory = before.memory
+        if self.damped:
+            change = _damped(step, change, self._image(memory, step, old))
         noise = NOISE * jnp.finfo(step.dtype).eps * jnp.linalg.norm(step) * jnp.linalg.norm(old)
         curved = jnp.vdot(step, change) > noise
-        memory = before.memory
         if isinstance(memory, Pairs):
             return with_pair(memory, step, change, curved)
 
         def renewed():
-            velocity = self._product(memory, old)
-            length = jnp.vdot(step, velocity) / jnp.vdot(velocity, velocity)
-            return self._renewed(memory, Secant(step, change, length * old))
+            return self._renewed(memory, Secant(step, change, self._image(memory, step, old)))
 
         return self._sound(jax.lax.cond(curved, renewed, lambda: memory), new)
 
@@ -137,6 +144,11 @@ class QuasiNewton(AbstractMetricFlow):
         else:
             begun, learnt = memory.begun > 0, memory.inverse @ covector
         return jnp.where(begun, learnt, calibrated(self, "first_scale").astype(covector.dtype) * covector)
+
+    def _image(self, memory: "Pairs | Matrix", step: Array, gradient: Array) -> Array:
+        """B s, known without B: the step is a multiple of H g, and so is this of g."""
+        velocity = self._product(memory, gradient)
+        return jnp.vdot(step, velocity) / jnp.vdot(velocity, velocity) * gradient
 
     def _renewed(self, memory: "Matrix", secant: Secant) -> "Matrix":
         # The first pair says how large the matrix should have been before it (Nocedal and Wright, 6.20).
@@ -154,6 +166,14 @@ class QuasiNewton(AbstractMetricFlow):
         descends = jnp.vdot(gradient, velocity) > unit * jnp.linalg.norm(gradient) * jnp.linalg.norm(velocity)
         identity = jnp.eye(gradient.size, dtype=gradient.dtype)
         return jax.lax.cond(descends, lambda: memory, lambda: Matrix(identity, jnp.zeros_like(memory.begun)))
+
+
+def _damped(step: Array, change: Array, image: Array) -> Array:
+    """The change of the gradient with a curvature of at least a fifth of what the matrix has along the step."""
+    curvature, expected = jnp.vdot(step, change), jnp.vdot(step, image)
+    short = curvature < DAMPED * expected
+    kept = jnp.where(short, (1 - DAMPED) * expected / jnp.where(short, expected - curvature, 1.0), 1.0)
+    return kept * change + (1 - kept) * image
 
 
 class Matrix(eqx.Module):

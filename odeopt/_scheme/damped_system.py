@@ -29,8 +29,8 @@ class Linearisation(eqx.Module):
     r"""What the Jacobian at a point leaves behind.
 
     **Attributes:** `position`, `units` \(D\), `gradient` \(\tilde J^\top r\), each (N,); `matrix`:
-    \(\tilde J^\top \tilde J\), or, where the residuals are fewer, \(\tilde J \tilde J^\top\) with `rows`:
-    \((\tilde J, r)\), `None` otherwise. Without matrices both are `None`.
+    \(\tilde J^\top \tilde J\), or, where the residuals are fewer, \(\tilde J \tilde J^\top\); `rows`:
+    \((\tilde J, r)\). Each is `None` where nobody needs it.
     """
 
     position: Array
@@ -70,6 +70,42 @@ class Factored:
             return -0.5 * (here.rows[0].T @ jsl.cho_solve(self._factor, curvature))
         pulled, _ = jax.flatten_util.ravel_pytree(oracle.vjp(curvature))
         return -0.5 * jsl.cho_solve(self._factor, pulled / here.units)
+
+
+class Orthogonal:
+    r"""A system with the Jacobian itself, by Householder's reflections: no square of it loses the smaller half.
+
+    With as many columns as the smaller space has dimensions, \(A = \tilde J\) or \(\tilde J^\top\),
+    \(\binom{A}{\sqrt\mu I} = \binom{Q_1}{Q_2} R\).
+    """
+
+    def __init__(self, here: Linearisation, damping: Array):
+        assert here.rows is not None
+        self._here, self._damping = here, damping
+        jacobian, _ = here.rows
+        self._wide = jacobian.shape[0] < jacobian.shape[1]
+        tall = jacobian.T if self._wide else jacobian
+        identity = jnp.eye(tall.shape[1], dtype=tall.dtype)
+        orthogonal, self._triangle = jnp.linalg.qr(jnp.concatenate([tall, jnp.sqrt(damping) * identity]))
+        self._orthogonal = orthogonal[: len(tall)]
+
+    def step(self) -> tuple[Array, Array]:
+        """As that of `Factored`."""
+        assert self._here.rows is not None
+        jacobian, residuals = self._here.rows
+        scaled = -self._solve(residuals)
+        image = jacobian @ scaled
+        return scaled, jnp.vdot(image, residuals) + 0.5 * jnp.vdot(image, image)
+
+    def correction(self, curvature: Array, oracle: Oracle) -> Array:
+        """As that of `Factored`."""
+        return -0.5 * self._solve(curvature)
+
+    def _solve(self, residuals: Array) -> Array:
+        r"""\((\tilde J^\top \tilde J + \mu)^{-1} \tilde J^\top r\)."""
+        if self._wide:
+            return self._orthogonal @ jsl.solve_triangular(self._triangle, residuals, trans="T")
+        return jsl.solve_triangular(self._triangle, self._orthogonal.T @ residuals)
 
 
 class Iterated:

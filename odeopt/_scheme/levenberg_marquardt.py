@@ -16,12 +16,12 @@ from .._flow.gradient import GradientFlow
 from .._objective.oracle import Oracle
 from .._objective.rounds import Rounds
 from .base import AbstractScheme, Trial
-from .damped_system import Factored, Iterated, Linearisation
+from .damped_system import Factored, Iterated, Linearisation, Orthogonal
 
 # Transtrum and Sethna: a correction that is longer than 3/8 of the step shows that the two terms of a series are not
 # the beginning of one that converges.
 LONGEST_CORRECTION = 0.375
-LINEAR_SOLVERS = ("auto", "cholesky", "cg")
+LINEAR_SOLVERS = ("auto", "cholesky", "qr", "cg")
 # Factored in half a second on a core: about as long as a hundred products with a network that has as many parameters.
 LARGEST_MATRIX = 3000
 # Entries of a Jacobian that is kept as a whole: 800 MB in double precision.
@@ -42,9 +42,11 @@ class LevenbergMarquardt(AbstractScheme):
 
     The objective is an `odeopt.LeastSquares`. A Jacobian is made once at every point; a rejected trial costs another
     solve and a forward pass. Systems are solved by Cholesky's method in the smaller one of the spaces of parameters and
-    residuals. Memory: a square matrix of that space, and with fewer residuals than parameters the Jacobian. Beyond
-    3000 parameters and residuals nothing of the kind is made: conjugate gradients solve the systems to two digits, with
-    some vectors of the size of the parameters, and what the residuals need for their derivatives.
+    residuals, and in single precision by orthogonal transformations of the Jacobian itself, whose square would lose
+    half of the digits there. Memory: a square matrix of that space, and with fewer residuals than parameters, or in
+    single precision, the Jacobian. Beyond 3000 parameters and residuals nothing of the kind is made: conjugate
+    gradients solve the systems to two digits, with some vectors of the size of the parameters, and what the residuals
+    need for their derivatives.
 
     **Arguments:**
 
@@ -54,7 +56,7 @@ class LevenbergMarquardt(AbstractScheme):
     - `geodesic`: whether to add the second order correction \(-\tfrac12 (J^\top J + \mu D^2)^{-1} J^\top r''(d, d)\)
         where it is short beside the step (Transtrum and Sethna). It costs a second derivative of the residuals along
         the step and another solve in every trial, and halves the time to fit a network (benchmarks/curvature.py).
-    - `linear_solver`: `"cholesky"`, `"cg"` (conjugate gradients), or `"auto"` (default), by size as said above.
+    - `linear_solver`: `"cholesky"`, `"qr"`, `"cg"` (conjugate gradients), or `"auto"` (default), as said above.
 
     **Raises:** `ValueError` for another flow than `GradientFlow`, `TypeError` for an objective without residuals.
     Source: Levenberg (1944), A method for the solution of certain non-linear problems in least squares; Marquardt
@@ -117,7 +119,7 @@ class LevenbergMarquardt(AbstractScheme):
         flat, unravel = jax.flatten_util.ravel_pytree(state.position)
         here = self.init(flow, t, state, oracle) if learnt is None else self._renewed(flat, oracle, learnt)
         damping = 1 / step_size.astype(flat.dtype)
-        solve = Iterated(here, damping, oracle) if here.matrix is None else Factored(here, damping)
+        solve = self._system(here, damping, oracle)
         scaled, promised = solve.step()
         if self.geodesic:
             scaled = self._corrected(scaled, here, solve, oracle, unravel)
@@ -134,24 +136,35 @@ class LevenbergMarquardt(AbstractScheme):
 
     def _linearised(self, flat: Array, units: Array, oracle: Oracle) -> Linearisation:
         """A new linearisation; `units`: of the one before, zero at the start."""
-        if not self._makes_matrices(flat.size, oracle.residual_count):
+        chosen = self._chosen(flat, oracle.residual_count)
+        if chosen == "cg":
             gradient, _ = jax.flatten_util.ravel_pytree(oracle.gradient)
             units = jnp.full_like(flat, self._units(_steepness(gradient, oracle), units[0]))
             return Linearisation(flat, units, gradient / units)
-        if flat.size <= oracle.residual_count:
+        if chosen == "cholesky" and flat.size <= oracle.residual_count:
             matrix, gradient = oracle.normal_equations()
             units = self._units(jnp.sqrt(jnp.diagonal(matrix)), units)
             return Linearisation(flat, units, gradient / units, matrix / units / units[:, None])
         residuals, jacobian = oracle.jacobian()
         units = self._units(jnp.linalg.norm(jacobian, axis=0), units)
         jacobian = jacobian / units
-        return Linearisation(flat, units, jacobian.T @ residuals, jacobian @ jacobian.T, (jacobian, residuals))
+        matrix = jacobian @ jacobian.T if chosen == "cholesky" else None
+        return Linearisation(flat, units, jacobian.T @ residuals, matrix, (jacobian, residuals))
 
-    def _makes_matrices(self, parameters: int, residuals: int) -> bool:
+    def _system(self, here: Linearisation, damping: Array, oracle: Oracle) -> Factored | Orthogonal | Iterated:
+        if here.matrix is not None:
+            return Factored(here, damping)
+        return Iterated(here, damping, oracle) if here.rows is None else Orthogonal(here, damping)
+
+    def _chosen(self, parameters: Array, residuals: int) -> str:
+        """The linear solver, by the size of the problem and its precision."""
         if self.linear_solver != "auto":
-            return self.linear_solver == "cholesky"
-        whole = 0 if parameters <= residuals else parameters * residuals
-        return min(parameters, residuals) <= LARGEST_MATRIX and whole <= LARGEST_JACOBIAN
+            return self.linear_solver
+        fits = parameters.size * residuals <= LARGEST_JACOBIAN
+        if min(parameters.size, residuals) > LARGEST_MATRIX or not (fits or parameters.size <= residuals):
+            return "cg"
+        # The square of a Jacobian keeps singular values down to the root of the rounding unit: three digits of float32.
+        return "qr" if fits and float(jnp.finfo(parameters.dtype).eps) > 1e-10 else "cholesky"
 
     def _units(self, columns: Array, before: Array) -> Array:
         if self.scaling == "none":
@@ -161,7 +174,7 @@ class LevenbergMarquardt(AbstractScheme):
         return jnp.where(largest > 0, largest, 1.0)
 
     def _corrected(
-        self, scaled: Array, here: Linearisation, solve: Factored | Iterated, oracle: Oracle, unravel
+        self, scaled: Array, here: Linearisation, solve: Factored | Orthogonal | Iterated, oracle: Oracle, unravel
     ) -> Array:
         """The step with the second order correction, where that is short."""
         direction = unravel(scaled / here.units)

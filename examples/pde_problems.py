@@ -37,13 +37,20 @@ class Pinn:
     """A partial differential equation and a network for it.
 
     **Attributes:** `name`; `make_model`: `make_model(seed, dtype)`, a network `u(x, t)` of scalars; `objective`:
-    `objective(dtype)`, a sum of squares; `error`: `error(model)`, relative and in the L2 norm.
+    `objective(dtype)`, a sum of squares; `reference`: a function that returns x, t and u on a grid.
     """
 
     name: str
     make_model: Callable[[int, Any], "Network"]
     objective: Callable[[Any], Any]
-    error: Callable[["Network"], float]
+    reference: Callable[[], tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+    def error(self, model: "Network") -> float:
+        """Of a network, relative and in the L2 norm."""
+        x, t, u = self.reference()
+        dtype = model.mlp.layers[0].weight.dtype
+        found = np.asarray(values(model, jnp.asarray(x, dtype), jnp.asarray(t, dtype)), np.float64)
+        return float(np.linalg.norm(found - u) / np.linalg.norm(u))
 
 
 class Network(eqx.Module):
@@ -90,20 +97,9 @@ def _mean_square(residual, columns, dtype, weight=1.0):
     return odeopt.LeastSquares(residual, samples, per_sample=True, reduction="mean", weight=weight)
 
 
-def _error(reference):
-    """`error(model)`; `reference`: a function without arguments that returns x, t and u."""
-
-    def error(model: Network) -> float:
-        x, t, u = reference()
-        dtype = model.mlp.layers[0].weight.dtype
-        values = np.asarray(_values(model, jnp.asarray(x, dtype), jnp.asarray(t, dtype)), np.float64)
-        return float(np.linalg.norm(values - u) / np.linalg.norm(u))
-
-    return error
-
-
 @eqx.filter_jit
-def _values(model, x, t):
+def values(model: "Network", x, t):
+    """Of a network on a grid, x and t of shape (m, n)."""
     return jax.vmap(jax.vmap(model))(x, t)
 
 
@@ -321,19 +317,19 @@ def _allen_cahn_reference():
 PINNS = {
     pinn.name: pinn
     for pinn in (
-        Pinn("poisson", _network(2, 32, 1, _unit_square, _plain), _poisson_objective, _error(_poisson_reference)),
-        Pinn("heat", _network(2, 64, 1, _unit_square, _plain), _heat_objective, _error(_heat_reference)),
+        Pinn("poisson", _network(2, 32, 1, _unit_square, _plain), _poisson_objective, _poisson_reference),
+        Pinn("heat", _network(2, 64, 1, _unit_square, _plain), _heat_objective, _heat_reference),
         Pinn(
             "burgers",
             _network(2, 20, 3, _burgers_features, _burgers_ansatz),
             _burgers_objective,
-            _error(_burgers_reference),
+            _burgers_reference,
         ),
         Pinn(
             "allen_cahn",
             _network(2, 20, 3, _even_features, _allen_cahn_ansatz),
             _allen_cahn_objective,
-            _error(_allen_cahn_reference),
+            _allen_cahn_reference,
         ),
     )
 }
