@@ -18,7 +18,7 @@ BLOCK = 25
 
 
 # As long as the other optimizers may take, on each problem.
-PEER_SECONDS = 120.0
+PEER_SECONDS = 60.0
 RATE = 1e-3
 
 

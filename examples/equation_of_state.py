@@ -15,6 +15,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import LogNorm
 
 import odeopt
 
@@ -76,7 +77,8 @@ def main():
 def draw(density, temperature, errors, path: str):
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharey=True)
     for axis, error, name in zip(axes, np.moveaxis(errors, -1, 0), ("pressure", "energy"), strict=True):
-        shown = axis.pcolormesh(density, temperature, error, cmap="magma", rasterized=True)
+        scale = LogNorm(np.max(error) / 1e4, np.max(error))
+        shown = axis.pcolormesh(density, temperature, error, cmap="magma", norm=scale, rasterized=True)
         figure.colorbar(shown, ax=axis, label="error / standard deviation")
         axis.set(title=f"{name}", xlabel="density [kg/m³]")
     axes[0].set_ylabel("temperature [K]")

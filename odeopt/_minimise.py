@@ -124,11 +124,15 @@ def continued(problem: Problem | RelayProblem, parameters: PyTree, state: Solver
     if not isinstance(state, SolverState):
         raise TypeError(f"state must be the state of an earlier solution (solution.state); got {type(state).__name__}.")
     earlier, given = _parts(state.solver), _parts(problem.solver)
-    different = [(old, new) for old, new in zip(earlier, given, strict=False) if old != new]
-    if different or len(earlier) != len(given):
-        names = " and ".join(" with ".join(parts) for parts in (earlier, given))
+    for (part, old), (_, new) in zip(earlier, given, strict=False):
+        if old != new:
+            raise ValueError(
+                f"state comes from a run with {part} {old}, but solver has {new}. Pass the same solver, or start anew "
+                "with y0=solution.value and without state."
+            )
+    if len(earlier) != len(given):
         raise ValueError(
-            f"state comes from a run with another solver: {names.replace(' and ', ', but solver is ')}. Pass the same "
+            f"state comes from a run of {len(earlier) // 3} solvers, but solver has {len(given) // 3}. Pass the same "
             "solver, or start anew with y0=solution.value and without state."
         )
     _same_numbers(problem.solver, state.solver)
@@ -141,10 +145,10 @@ def continued(problem: Problem | RelayProblem, parameters: PyTree, state: Solver
     return replace(problem, solver=state.solver)
 
 
-def _parts(solver: Solver | Sequence) -> tuple[str, ...]:
-    """The names of the flow, the scheme and the controller, of all solvers."""
+def _parts(solver: Solver | Sequence) -> list[tuple[str, str]]:
+    """What a solver is made of, of a sequence all of them: kind and name of each part."""
     solvers = solver.solvers if isinstance(solver, Sequence) else (solver,)
-    return tuple(type(part).__name__ for each in solvers for part in (each.flow, each.scheme, each.controller))
+    return [(part, type(getattr(each, part)).__name__) for each in solvers for part in ("flow", "scheme", "controller")]
 
 
 def _same_numbers(given: Solver | Sequence, earlier: Solver | Sequence) -> None:

@@ -228,12 +228,12 @@ def _jumped_in_place(problem: Problem, before: Snapshot, t: Array, after: Snapsh
     """The jump behind the decision, at every trial: a branch that changes the memory would copy it."""
     flow = problem.solver.flow
     here, there = (
-        Oracle(problem.objective, at.state.position, Tally(), at.value, at.gradient) for at in (before, after)
+        Oracle(problem.objective, at.state.position, Tally(), at.value, at.gradient, at.kept) for at in (before, after)
     )
     memory = flow.jump(t, before.state, State(after.state.position, before.state.memory), here, there)
     state = State(after.state.position, memory)
     dissipation = flow.dissipation(t, state, there).astype(t.dtype)
-    return replace(after, state=state, dissipation=dissipation)
+    return replace(after, state=state, dissipation=dissipation, kept=there.what_is_kept)
 
 
 def _judge_run(
@@ -335,7 +335,7 @@ def _stay(flow: AbstractFlow, before: Snapshot, late: bool) -> Arrival:
         blur=before.blur,
         dissipation=before.dissipation if late and not in_place else None,
         split=before.split if flow.declares("jump") and not in_place else None,
-        kept=before.kept,
+        kept=None if in_place else before.kept,
     )
 
 
@@ -359,7 +359,7 @@ def _arrive(problem: Problem, before: Snapshot, trial: _Candidate, here: Oracle,
         blur=None if before.blur is None else blur(oracle, state.position),
         dissipation=dissipation,
         split=split if jumps else None,
-        kept=oracle.what_is_kept,
+        kept=None if in_place else oracle.what_is_kept,
     )
 
 

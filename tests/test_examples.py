@@ -84,6 +84,17 @@ def test_runges_function_is_fitted_far_better_with_curvature(tmp_path):
     assert (tmp_path / "runge.png").exists()
 
 
+def test_the_page_on_fits_runs_as_it_stands_there(tmp_path):
+    text = (ROOT / "docs" / "curvature.md").read_text(encoding="utf-8")
+    file = tmp_path / "page.py"
+    file.write_text("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), encoding="utf-8")
+    printed = printed_by(file, tmp_path)
+    assert "The target loss has been reached." in printed
+    assert abs(float(re.search(r"error at 1/2: (\S+)", printed).group(1))) < 1e-4
+    assert "The stopping tolerance has been met." in printed
+    assert all(int(count) > 0 for count in re.search(r"steps of each: \[(\d+), (\d+)\]", printed).groups())
+
+
 def test_the_optimizer_of_the_readme_is_declared_and_runs_as_it_stands_there(tmp_path):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     file = tmp_path / "example.py"

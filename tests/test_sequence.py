@@ -123,8 +123,10 @@ def test_a_sequence_goes_on_bit_for_bit_where_it_was_stopped():
     joined = np.concatenate([steps(first)[1].loss, steps(second)[1].loss])
     np.testing.assert_array_equal(joined, steps(whole)[1].loss)
     assert {k: int(v) for k, v in second.stats.items()} == {k: int(v) for k, v in whole.stats.items()}
-    with pytest.raises(ValueError, match="state comes from a run with another solver"):
+    with pytest.raises(ValueError, match="state comes from a run with flow Adam, but solver has QuasiNewton"):
         odeopt.minimise(rosenbrock, odeopt.Sequence((QUASI, ADAM)), START, state=first.state, **options)
+    with pytest.raises(ValueError, match="a run of 2 solvers, but solver has 1"):
+        odeopt.minimise(rosenbrock, ADAM, START, state=first.state, **options)
 
 
 def test_lanes_of_a_batch_hand_over_each_for_itself():

@@ -102,6 +102,14 @@ class QuasiNewton(AbstractMetricFlow):
         flat, unravel = jax.flatten_util.ravel_pytree(covector)
         return unravel(self._product(state.memory, flat))
 
+    def vector_field(self, t: Array, state: State, oracle: Oracle) -> State:
+        _, unravel = jax.flatten_util.ravel_pytree(oracle.gradient)
+        return State(unravel(-self._velocity(state.memory, oracle)), jax.tree.map(jnp.zeros_like, state.memory))
+
+    def dissipation(self, t: Array, state: State, oracle: Oracle) -> Array:
+        gradient, _ = jax.flatten_util.ravel_pytree(oracle.gradient)
+        return -jnp.vdot(gradient, self._velocity(state.memory, oracle))
+
     def recommended(self):
         return newton_steps()
 
@@ -110,27 +118,23 @@ class QuasiNewton(AbstractMetricFlow):
         return State(super().structure(t, state, oracle, covector).position, still)
 
     def jump(self, t: Array, before: State, after: State, oracle_before: Oracle, oracle_after: Oracle) -> PyTree:
+        step = subtract(after.position, before.position)
         old, new, step = (
-            jax.flatten_util.ravel_pytree(tree)[0]
-            for tree in (
-                oracle_before.gradient,
-                oracle_after.gradient,
-                subtract(after.position, before.position),
-            )
+            jax.flatten_util.ravel_pytree(tree)[0] for tree in (oracle_before.gradient, oracle_after.gradient, step)
         )
         change = new - old
         memory = before.memory
+        image = _image(step, old, self._velocity(memory, oracle_before))
         if self.damped:
-            change = _damped(step, change, self._image(memory, step, old))
+            change = _damped(step, change, image)
         noise = NOISE * jnp.finfo(step.dtype).eps * jnp.linalg.norm(step) * jnp.linalg.norm(old)
         curved = jnp.vdot(step, change) > noise
         if isinstance(memory, Pairs):
             return with_pair(memory, step, change, curved)
 
-        def renewed():
-            return self._renewed(memory, Secant(step, change, self._image(memory, step, old)))
-
-        return self._sound(jax.lax.cond(curved, renewed, lambda: memory), new)
+        secant = Secant(step, change, image)
+        memory = jax.lax.cond(curved, lambda: self._renewed(memory, secant), lambda: memory)
+        return self._sound(memory, new)
 
     def _pairs(self, size: int) -> int:
         if self.pairs is not None:
@@ -145,10 +149,13 @@ class QuasiNewton(AbstractMetricFlow):
             begun, learnt = memory.begun > 0, memory.inverse @ covector
         return jnp.where(begun, learnt, calibrated(self, "first_scale").astype(covector.dtype) * covector)
 
-    def _image(self, memory: "Pairs | Matrix", step: Array, gradient: Array) -> Array:
-        """B s, known without B: the step is a multiple of H g, and so is this of g."""
-        velocity = self._product(memory, gradient)
-        return jnp.vdot(step, velocity) / jnp.vdot(velocity, velocity) * gradient
+    def _velocity(self, memory: "Pairs | Matrix", oracle: Oracle) -> Array:
+        """H g, shape (N,)."""
+        gradient, _ = jax.flatten_util.ravel_pytree(oracle.gradient)
+        if isinstance(memory, Pairs):
+            # One more vector would cost more than the recursion, where there are so many parameters.
+            return self._product(memory, gradient)
+        return oracle.kept(lambda: self._product(memory, gradient))
 
     def _renewed(self, memory: "Matrix", secant: Secant) -> "Matrix":
         # The first pair says how large the matrix should have been before it (Nocedal and Wright, 6.20).
@@ -166,6 +173,11 @@ class QuasiNewton(AbstractMetricFlow):
         descends = jnp.vdot(gradient, velocity) > unit * jnp.linalg.norm(gradient) * jnp.linalg.norm(velocity)
         identity = jnp.eye(gradient.size, dtype=gradient.dtype)
         return jax.lax.cond(descends, lambda: memory, lambda: Matrix(identity, jnp.zeros_like(memory.begun)))
+
+
+def _image(step: Array, gradient: Array, velocity: Array) -> Array:
+    """B s, known without B: the step is a multiple of H g, and so is this of g."""
+    return jnp.vdot(step, velocity) / jnp.vdot(velocity, velocity) * gradient
 
 
 def _damped(step: Array, change: Array, image: Array) -> Array:
