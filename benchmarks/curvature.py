@@ -28,7 +28,10 @@ TABLES = {
     "nist": _fits.table_nist,
     "runge": _fits.table_runge,
     "pinns": _pinn_runs.table_pinns,
-    "float32": _single.table_float32,
+    "nist32": _single.table_nist,
+    "runge32": _single.table_runge,
+    "pinns32": _single.table_pinns,
+    "ends32": _single.table_ends,
 }
 
 

@@ -148,10 +148,13 @@ def start_relay(problem: RelayProblem, position: PyTree) -> tuple[RelayProblem, 
 def resume_relay(problem: RelayProblem, relay: Relay) -> Relay:
     """A relay that had stopped, judged anew by the stopping criteria of `problem`."""
 
-    def judged(leg: Leg) -> Array:
-        return resume(problem.of(leg.solver), replace(leg.run, counts=relay.counts)).result
+    def resumed(leg: Leg, is_running: Array) -> Leg:
+        run = resume(problem.of(leg.solver), replace(leg.run, counts=relay.counts))
+        return Leg(leg.solver, select(is_running, run, leg.run))
 
-    return replace(relay, result=relay.of_running(judged))
+    legs = tuple(resumed(leg, relay.running == index) for index, leg in enumerate(relay.legs))
+    relay = replace(relay, legs=legs)
+    return replace(relay, result=relay.of_running(lambda leg: leg.run.result))
 
 
 def advance_relay(
@@ -188,6 +191,12 @@ def _trials(counts: Array) -> Array:
     return counts[0] + counts[1]
 
 
+def _due(stretch: Stretch, counts: Array) -> Array:
+    """Whether a stretch is long enough to be judged."""
+    spent, trials = cost(counts) - stretch.cost, _trials(counts) - stretch.trials
+    return (spent >= stretch.length) & (trials >= FEWEST_TRIALS)
+
+
 def _begun(problem: RelayProblem, solver: Solver, position: PyTree) -> Leg:
     begun, run = start(problem.of(solver), position)
     return Leg(begun.solver, run)
@@ -211,13 +220,10 @@ def _run_on(
     """One solver runs until its stretch is over; with the code of how it ended, or `RUNNING`."""
     leg = relay.legs[index]
     own = problem.of(leg.solver)
-    until = relay.stretch.cost + relay.stretch.length
 
     def going_on(carry):
         run, _ = carry
-        trials = _trials(run.counts)
-        due = (cost(run.counts) >= until) & (trials - relay.stretch.trials >= FEWEST_TRIALS)
-        return (run.result == RUNNING) & (trials < last) & ~due
+        return (run.result == RUNNING) & (_trials(run.counts) < last) & ~_due(relay.stretch, run.counts)
 
     if record is not None:
         record = replace(record, solver=jnp.asarray(index, record.solver.dtype))
@@ -235,10 +241,9 @@ def _run_on(
 def _judged(problem: RelayProblem, relay: Relay, ended: Array) -> Relay:
     """What follows from a stretch: whose turn is next."""
     spent = cost(relay.counts) - relay.stretch.cost
-    due = (spent >= relay.stretch.length) & (_trials(relay.counts) - relay.stretch.trials >= FEWEST_TRIALS)
     is_final = jnp.isin(ended, jnp.asarray(FINAL))
     failed = (ended != RUNNING) & ~is_final
-    over = due | failed
+    over = _due(relay.stretch, relay.counts) | failed
     rate = (relay.stretch.loss - relay.best.value) / jnp.maximum(spent, 1)
     takes_over = relay.trying & ~failed & (rate > relay.rate)
     gives_up = ~relay.trying & failed

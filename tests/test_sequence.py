@@ -113,6 +113,16 @@ def test_budget_and_tolerances_are_of_all_solvers_together():
     assert 1e-9 * slope < gradient <= 1e-6 * slope
 
 
+def test_a_sequence_that_has_used_up_its_budget_goes_on_with_a_larger_one():
+    options = {"max_steps": 3000, "throw": False}
+    first = run(ADAM, QUASI, stop=odeopt.Stop(max_evaluations=150))
+    assert first.result == odeopt.RESULTS.max_evaluations_reached
+    solution = odeopt.minimise(rosenbrock, odeopt.Sequence((ADAM, QUASI)), START, state=first.state, **options)
+    whole = run(ADAM, QUASI)
+    assert solution.result == odeopt.RESULTS.converged
+    np.testing.assert_array_equal(solution.value, whole.value)
+
+
 def test_a_sequence_goes_on_bit_for_bit_where_it_was_stopped():
     whole = run(ADAM, QUASI, max_steps=120, stop=odeopt.Stop(gradient_norm=0.0))
     first = run(ADAM, QUASI, max_steps=50, stop=odeopt.Stop(gradient_norm=0.0))
