@@ -19,8 +19,9 @@ class Sequence(eqx.Module):
 
     **Guarantees:** the loss at a hand-over is the lowest so far, and the answer is the best point that any solver has
     met. The trajectory of the first solver until it hands over is the one that it has alone, and tries take at most
-    about `share` of the whole cost. (A solver that takes over may later turn out slower than the one before would have
-    been: that cannot be known.)
+    about `share` of the whole cost. The energy of each solver falls as it would alone; from one to the next, and after
+    a try, it is another. (A solver that takes over may later turn out slower than the one before would have been: that
+    cannot be known.)
 
     **Arguments:**
 
@@ -49,8 +50,8 @@ class Sequence(eqx.Module):
         for index, solver in enumerate(solvers):
             if not isinstance(solver, Solver):
                 raise TypeError(
-                    f"Sequence(solvers=...): number {index} is a {type(solver).__name__}; expected an odeopt.Solver, "
-                    "such as odeopt.Solver(odeopt.Adam())."
+                    "Sequence(solvers=...): expected odeopt.Solver, such as odeopt.Solver(odeopt.Adam()); number "
+                    f"{index} is of type {type(solver).__name__}."
                 )
             if solver.flow.judged_by != "loss":
                 raise ValueError(

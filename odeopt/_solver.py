@@ -69,6 +69,8 @@ class Solver(eqx.Module):
 def _expect(name: str, given, kind: type):
     if not isinstance(given, kind):
         hint = f" Did you mean {given.__name__}()?" if isinstance(given, type) else ""
+        if isinstance(given, AbstractScheme):
+            hint = f" A scheme comes second: Solver(odeopt.GradientFlow(), odeopt.{type(given).__name__}(...))."
         if isinstance(given, AbstractController):
             hint = f" A controller is given by name: controller={type(given).__name__}(...)."
         if isinstance(given, optax.GradientTransformation):

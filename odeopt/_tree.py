@@ -51,5 +51,5 @@ def cast_floating(tree: PyTree, dtype) -> PyTree:
 
 
 def size(tree: PyTree) -> int:
-    """The number of entries of all array leaves."""
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+    """The number of entries of all leaves: arrays, or numbers."""
+    return sum(getattr(leaf, "size", 1) for leaf in jax.tree.leaves(tree))

@@ -287,3 +287,8 @@ def test_a_group_of_parameters_may_have_curvature_of_its_own(flow):
 def test_constants_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_solver_that_is_none_of_lineax_is_refused(as_installed):
+    with pytest.raises(TypeError, match=r"NaturalGradient\(linear_solver='cg'\): expected a solver of lineax"):
+        odeopt.NaturalGradient(ROSENBROCK, linear_solver="cg")

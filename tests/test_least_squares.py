@@ -167,3 +167,30 @@ def test_what_needs_residuals_says_so():
     solver = odeopt.Solver(odeopt.GradientFlow(), odeopt.LevenbergMarquardt())
     with pytest.raises(TypeError, match=r"Write the loss as odeopt\.LeastSquares"):
         odeopt.minimise(lambda y, _: jnp.sum(y**2), solver, jnp.ones(2))
+
+
+@pytest.mark.parametrize("scheme", [odeopt.LevenbergMarquardt(), odeopt.LevenbergMarquardt(linear_solver="cg"), None])
+def test_a_model_with_functions_in_it_is_trained_in_chunks_as_it_is_at_once(scheme):
+    model = eqx.nn.MLP("scalar", "scalar", 4, 1, jnp.tanh, key=jax.random.key(0))
+    x = jnp.linspace(-1, 1, 10)
+
+    def trained(chunk_size):
+        misfit = odeopt.LeastSquares(
+            lambda model, sample: model(sample[0]) - sample[1],
+            (x, jnp.sin(3 * x)),
+            per_sample=True,
+            chunk_size=chunk_size,
+        )
+        solver = odeopt.Solver(odeopt.GradientFlow(), scheme, None if scheme else odeopt.LyapunovControl())
+        return odeopt.train(model, misfit, None, solver, max_steps=8)
+
+    whole, chunked = trained(None), trained(4)
+    assert chunked[0].activation is jnp.tanh
+    assert chunked[1].loss < chunked[1].history.start["loss"]
+    np.testing.assert_allclose(chunked[1].loss, whole[1].loss, rtol=1e-6)
+
+
+def test_a_number_is_a_residual_too():
+    misfit = odeopt.LeastSquares(lambda y, _: (3.0, y[0] - 1))
+    solution = odeopt.minimise(misfit, odeopt.Solver(odeopt.GradientFlow(), odeopt.LevenbergMarquardt()), jnp.zeros(1))
+    np.testing.assert_allclose(solution.loss, 4.5)

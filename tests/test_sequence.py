@@ -113,14 +113,20 @@ def test_budget_and_tolerances_are_of_all_solvers_together():
     assert 1e-9 * slope < gradient <= 1e-6 * slope
 
 
-def test_a_sequence_that_has_used_up_its_budget_goes_on_with_a_larger_one():
+def test_a_sequence_that_has_ended_goes_on_with_other_criteria():
     options = {"max_steps": 3000, "throw": False}
-    first = run(ADAM, QUASI, stop=odeopt.Stop(max_evaluations=150))
-    assert first.result == odeopt.RESULTS.max_evaluations_reached
-    solution = odeopt.minimise(rosenbrock, odeopt.Sequence((ADAM, QUASI)), START, state=first.state, **options)
     whole = run(ADAM, QUASI)
-    assert solution.result == odeopt.RESULTS.converged
-    np.testing.assert_array_equal(solution.value, whole.value)
+    for stop, end in (
+        (odeopt.Stop(max_evaluations=150), odeopt.RESULTS.max_evaluations_reached),
+        (odeopt.Stop(gradient_norm=1.0), odeopt.RESULTS.converged),
+        (odeopt.Stop(gradient_norm=None, target_loss=1.0), odeopt.RESULTS.target_reached),
+    ):
+        first = run(ADAM, QUASI, stop=stop)
+        assert first.result == end
+        assert int(first.stats["cost"]) < int(whole.stats["cost"])
+        solution = odeopt.minimise(rosenbrock, odeopt.Sequence((ADAM, QUASI)), START, state=first.state, **options)
+        assert solution.result == odeopt.RESULTS.converged
+        np.testing.assert_array_equal(solution.value, whole.value)
 
 
 def test_a_sequence_goes_on_bit_for_bit_where_it_was_stopped():
@@ -168,7 +174,7 @@ def test_models_are_trained_by_sequences_too():
     [
         (lambda: odeopt.Sequence([ADAM]), ValueError, "at least two"),
         (lambda: odeopt.Sequence(ADAM), TypeError, "expected a list of odeopt.Solver"),
-        (lambda: odeopt.Sequence([ADAM, odeopt.Adam()]), TypeError, "number 1 is a Adam"),
+        (lambda: odeopt.Sequence([ADAM, odeopt.Adam()]), TypeError, "number 1 is of type Adam"),
         (lambda: odeopt.Sequence([ADAM, QUASI], share=1.0), ValueError, r"share=1.0"),
         (
             lambda: odeopt.Sequence([ADAM, odeopt.Solver(odeopt.L2Regularised(odeopt.Adam(), 0.1))]),

@@ -56,7 +56,8 @@ class TrustRegionControl(AbstractController):
     shrink: Array = eqx.field(converter=hyperparameter, default=2.0)
     rounding: Array | None = eqx.field(converter=hyperparameter, default=10.0)
     minimum_step_size: Array = eqx.field(converter=hyperparameter, default=1e-25)
-    maximum_step_size: Array = eqx.field(converter=hyperparameter, default=1e15)
+    # Columns that were a million times larger once leave a damping of 1e-13 with it, which is none.
+    maximum_step_size: Array = eqx.field(converter=hyperparameter, default=1e25)
     # Factors of 2, 4, 8, ... go through all step sizes between the two bounds in 16 rejections.
     max_rejections: Array = eqx.field(converter=hyperparameter, default=100)
     rate: ClassVar[str] = "quadrature"
@@ -95,10 +96,10 @@ class TrustRegionControl(AbstractController):
         h = attempt.step_size
         promised = h * attempt.rate
         ratio = attempt.change / jnp.where(promised < 0, promised, -1.0)
-        # What rounding hides says nothing of the model: it is trusted as before.
+        # What rounding hides says nothing against the model: longer steps are the ones that can be seen.
         known = (jnp.abs(attempt.change) > attempt.rounding) & (promised < 0)
         divisor = jnp.maximum(1 / self.grow, 1 - (2 * jnp.clip(ratio, 0.0, 1.0) - 1) ** 3)
-        longer = h / jnp.where(known, divisor, 1.0)
+        longer = h / jnp.where(known, divisor, 1 / self.grow)
         step_size = jnp.where(accepted, longer, h / state.shrink)
         return _TrustState(
             step_size=jnp.minimum(step_size, self.maximum_step_size).astype(h.dtype),

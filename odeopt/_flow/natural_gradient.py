@@ -41,7 +41,11 @@ class NaturalGradient(AbstractMetricFlow):
         `odeopt.LeastSquares`, whose residuals are what distances are measured in: \(G = J^\top J\), inverted on the
         directions that change it. With the derivatives that an energy is made of for residuals, it is the energy
         natural gradient of Müller and Zeinhofer.
-    - `damping`: \(\delta \ge 0\), added to the metric of a `LeastSquares`, in its unit; 0 by default.
+        No step is longer than 1, so the scale counts: with \(\tfrac12 \overline{|u'|^2}\) in the energy take the
+        residual \(u'\) with `reduction="mean", weight=0.5` (the mean form is twice the half sum).
+    - `damping`: \(\delta \ge 0\), added to the metric of a `LeastSquares`, in its unit; 0 by default. Networks
+        have directions that change next to nothing, and need some, say \(10^{-8}\) to \(10^{-6}\) of its largest
+        eigenvalue.
     - `linear_solver`: of lineax, for operators. The default is a direct solve that uses what the operator is tagged
         with; `lineax.CG(rtol, atol)` never makes a matrix, and suits many parameters. A solve that fails is not an
         error: step control judges the direction that comes out of it.
@@ -80,6 +84,11 @@ class NaturalGradient(AbstractMetricFlow):
                 "lineax operator or a function that solves with the metric, or an odeopt.LeastSquares."
             )
         check_nonnegative(self, "damping", "in the unit of the metric")
+        if not isinstance(self.linear_solver, lx.AbstractLinearSolver):
+            raise TypeError(
+                f"NaturalGradient(linear_solver={self.linear_solver!r}): expected a solver of lineax, such as "
+                "lineax.CG(rtol=1e-6, atol=0.0)."
+            )
 
     def vector_field(self, t: Array, state: State, oracle: Oracle) -> State:
         return State(jax.tree.map(jnp.negative, self._ascent(t, state, oracle)))

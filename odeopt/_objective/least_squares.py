@@ -83,7 +83,8 @@ class LeastSquares(AbstractLeastSquares):
 
     **Arguments:**
 
-    - `residual`: `residual(y, args)`, arrays of floating point in any structure; with `per_sample`
+    - `residual`: `residual(y, args)`, arrays of floating point in any structure, which are squared and summed here (so
+        not a loss); with `per_sample`
         `residual(y, sample)`, the residuals of one sample. Written so, a row of the Jacobian costs the work of its own
         sample and not that of all: prefer it wherever the residuals are independent of each other.
     - `args`: handed to `residual`; with `per_sample` a pytree of arrays with the samples along their first axis.
@@ -137,7 +138,8 @@ class LeastSquares(AbstractLeastSquares):
     def value(self, parameters: PyTree) -> Array:
         if self.chunk_size is None:
             return _half_square(self.residuals(parameters))
-        return chunked(parameters, _HalfSquare(self), self.chunk_size, self.args)
+        trained, rest = eqx.partition(parameters, eqx.is_inexact_array)
+        return chunked(trained, _HalfSquare(self, rest), self.chunk_size, self.args)
 
     def auxiliary(self, parameters: PyTree) -> PyTree:
         return None
@@ -280,8 +282,10 @@ class _HalfSquare(eqx.Module):
     """Of some of the samples; a module, because what a differentiation rule is given may hold traced numbers."""
 
     objective: LeastSquares
+    rest: PyTree
 
-    def __call__(self, parameters: PyTree, samples: PyTree) -> Array:
+    def __call__(self, trained: PyTree, samples: PyTree) -> Array:
+        parameters = eqx.combine(trained, self.rest)
         return _half_square(jax.vmap(lambda sample: self.objective._of_one(parameters, sample))(samples))
 
 

@@ -21,6 +21,8 @@ from .._objective.oracle import Oracle
 RESIDUAL = 1e-2
 # Products with the matrix for one system; fewer systems are better spent at the next point.
 MOST_PRODUCTS = 200
+# Every one divides the condition by the root of what the shift is of the square, some hundred in single precision.
+ORTHOGONALISATIONS = 4
 # They compute their residual anew every so many iterations (the default of lineax).
 STABILISE_EVERY = 10
 
@@ -73,10 +75,12 @@ class Factored:
 
 
 class Orthogonal:
-    r"""A system with the Jacobian itself, by Householder's reflections: no square of it loses the smaller half.
+    r"""A system with the Jacobian itself: no square of it loses the smaller half of its singular values.
 
     With as many columns as the smaller space has dimensions, \(A = \tilde J\) or \(\tilde J^\top\),
-    \(\binom{A}{\sqrt\mu I} = \binom{Q_1}{Q_2} R\).
+    \(\binom{A}{\sqrt\mu I} = \binom{Q_1}{Q_2} R\), by Cholesky's method with shifts, repeated (Fukaya, Kannan,
+    Nakatsukasa, Yamamoto and Yanagisawa, 2020, Shifted Cholesky QR for computing the QR factorization of
+    ill-conditioned matrices): products of matrices, where reflections are hundreds of short steps.
     """
 
     def __init__(self, here: Linearisation, damping: Array):
@@ -86,7 +90,7 @@ class Orthogonal:
         self._wide = jacobian.shape[0] < jacobian.shape[1]
         tall = jacobian.T if self._wide else jacobian
         identity = jnp.eye(tall.shape[1], dtype=tall.dtype)
-        orthogonal, self._triangle = jnp.linalg.qr(jnp.concatenate([tall, jnp.sqrt(damping) * identity]))
+        orthogonal, self._triangle = _factors(jnp.concatenate([tall, jnp.sqrt(damping) * identity]))
         self._orthogonal = orthogonal[: len(tall)]
 
     def step(self) -> tuple[Array, Array]:
@@ -106,6 +110,20 @@ class Orthogonal:
         if self._wide:
             return self._orthogonal @ jsl.solve_triangular(self._triangle, residuals, trans="T")
         return jsl.solve_triangular(self._triangle, self._orthogonal.T @ residuals)
+
+
+def _factors(matrix: Array) -> tuple[Array, Array]:
+    """An orthogonal matrix of the same shape, and a triangular one, whose product is `matrix`."""
+    identity = jnp.eye(matrix.shape[1], dtype=matrix.dtype)
+
+    def again(_, factors: tuple[Array, Array]) -> tuple[Array, Array]:
+        orthogonal, triangle = factors
+        square = orthogonal.T @ orthogonal
+        shift = jnp.finfo(matrix.dtype).eps * jnp.trace(square)
+        factor = jnp.linalg.cholesky(square + shift * identity, upper=True)
+        return jsl.solve_triangular(factor, orthogonal.T, trans="T").T, factor @ triangle
+
+    return jax.lax.fori_loop(0, ORTHOGONALISATIONS, again, (matrix, identity))
 
 
 class Iterated:

@@ -42,8 +42,9 @@ class LevenbergMarquardt(AbstractScheme):
 
     The objective is an `odeopt.LeastSquares`. A Jacobian is made once at every point; a rejected trial costs another
     solve and a forward pass. Systems are solved by Cholesky's method in the smaller one of the spaces of parameters and
-    residuals, and in single precision by orthogonal transformations of the Jacobian itself, whose square would lose
-    half of the digits there. Memory: a square matrix of that space, and with fewer residuals than parameters, or in
+    residuals, and in single precision by an orthogonal factor of the Jacobian itself, whose square would lose half of
+    the digits there; that takes some five times as long.
+    Memory: a square matrix of that space, and with fewer residuals than parameters, or in
     single precision, the Jacobian. Beyond 3000 parameters and residuals nothing of the kind is made: conjugate
     gradients solve the systems to two digits, with some vectors of the size of the parameters, and what the residuals
     need for their derivatives.
