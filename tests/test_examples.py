@@ -80,7 +80,7 @@ def test_an_equation_of_state_is_fitted_between_its_points_too(tmp_path):
 def test_runges_function_is_fitted_far_better_with_curvature(tmp_path):
     found = dict(re.findall(r"(\w+): mean square (\S+) after", printed_by(EXAMPLES / "runge.py", tmp_path)))
     assert float(found["LevenbergMarquardt"]) <= 1e-14
-    assert float(found["LevenbergMarquardt"]) < float(found["QuasiNewton"]) < float(found["Adam"])
+    assert 1e3 * float(found["QuasiNewton"]) < float(found["Adam"])
     assert (tmp_path / "runge.png").exists()
 
 
