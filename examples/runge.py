@@ -49,7 +49,7 @@ def main():
             callbacks=[lambda progress, clock=clock: clock.append((progress.elapsed, progress.loss))],
         )
         seconds, losses = np.array(clock).T
-        axes.loglog(seconds, losses, color=colour, label=name)
+        axes.semilogy(seconds, losses, color=colour, label=name)
         print(f"{name}: mean square {float(solution.loss):.1e} after {seconds[-1]:.0f} s. {solution.result}")
     axes.set(
         xlabel="seconds, compilation included", ylabel="mean square error", title="Runge's function, 1021 parameters"
