@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ._flow.base import State
+from ._loop import repeated
 from ._objective import PartialObjective
 from ._record import Record
 from ._results import RESULTS, RUNNING, code
@@ -161,26 +162,13 @@ def advance_relay(
     problem: RelayProblem, relay: Relay, record: Record | None, max_trials: Array | int, meter=None
 ) -> tuple[Relay, Record | None]:
     """At most `max_trials` further trials, of all solvers together; fewer if the run ends."""
-    last = _trials(relay.counts) + max_trials
 
-    def going_on(carry):
-        relay, _, _ = carry
-        return (relay.result == RUNNING) & (_trials(relay.counts) < last)
-
-    def stretch(carry):
-        relay, record, meter_state = carry
+    def stretch(relay: Relay, record: Record | None, last: Array) -> tuple[Relay, Record | None]:
         branches = [lambda index=index: _run_on(problem, relay, record, index, last) for index in range(_size(relay))]
         relay, record, ended = jax.lax.switch(relay.running, branches)
-        relay = _judged(problem, relay, ended)
-        if meter is not None:
-            meter_state = meter.step(meter_state, 1 - (last - _trials(relay.counts)) / max_trials)
-        return relay, record, meter_state
+        return _judged(problem, relay, ended), record
 
-    meter_state = None if meter is None else meter.init()
-    relay, record, meter_state = jax.lax.while_loop(going_on, stretch, (relay, record, meter_state))
-    if meter is not None:
-        meter.close(meter_state)
-    return relay, record
+    return repeated(stretch, relay, record, max_trials, meter)
 
 
 def _size(relay: Relay) -> int:

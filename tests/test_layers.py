@@ -23,7 +23,8 @@ LAYERS = (
     ("_run", "_sequence"),
     ("_record", "_check", "_error"),
     ("_trial",),
-    ("_loop", "_relay"),
+    ("_loop",),
+    ("_relay",),
     ("_course", "_solution"),
     ("_minimise",),
 )

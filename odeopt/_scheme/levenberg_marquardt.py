@@ -84,7 +84,6 @@ class LevenbergMarquardt(AbstractScheme):
     def __check_init__(self):
         if self.scaling not in ("columns", "none"):
             raise ValueError(f"LevenbergMarquardt(scaling={self.scaling!r}): expected 'columns' or 'none'.")
-
         if self.linear_solver not in LINEAR_SOLVERS:
             raise ValueError(
                 f"LevenbergMarquardt(linear_solver={self.linear_solver!r}): expected one of {LINEAR_SOLVERS}."
