@@ -288,8 +288,8 @@ def test_other_flows_and_tests_that_ask_for_its_dissipation_are_refused():
         odeopt.LevenbergMarquardt(scaling="rows")
 
 
-def attempt(change, rate=-1.0, step_size=2.0):
-    numbers = [jnp.asarray(x) for x in (step_size, change, rate, 0.0)]
+def attempt(change, rate=-1.0, step_size=2.0, rounding=0.0):
+    numbers = [jnp.asarray(x) for x in (step_size, change, rate, rounding)]
     return odeopt.Attempt(*numbers, finite=jnp.asarray(True))
 
 
@@ -302,6 +302,23 @@ def test_the_step_size_follows_the_gain(change, factor):
     state = control.init(jnp.asarray(2.0))
     after = control.update(state, attempt(change), jnp.asarray(odeopt.Verdict.ACCEPT), jnp.asarray(True))
     np.testing.assert_allclose(control.step_size(after) / 2.0, factor, rtol=1e-3)
+
+
+@pytest.mark.parametrize("change", [-1e-9, 1e-9, 0.0])
+def test_a_change_that_rounding_hides_does_not_freeze_the_step_size(change):
+    control = odeopt.TrustRegionControl()
+    state = control.init(jnp.asarray(2.0))
+    hidden = attempt(change, rounding=1e-8)
+    after = control.update(state, hidden, jnp.asarray(odeopt.Verdict.UNDECIDED), jnp.asarray(True))
+    np.testing.assert_allclose(control.step_size(after), 6.0)
+
+
+def test_units_that_were_large_once_do_not_keep_a_run_from_ending():
+    """The columns of the start are e^20 and e, and those of the solution 1 and less."""
+    misfit = odeopt.LeastSquares(lambda y, _: jnp.expm1(y) * jnp.array([1.0, 1e-3]))
+    stop = odeopt.Stop(gradient_norm=1e-12)
+    solution = run(misfit, solver(), [20.0, 1.0], stop=stop, max_steps=500)
+    assert solution.result == odeopt.RESULTS.converged, str(solution)
 
 
 def test_rejections_shorten_the_step_ever_faster():

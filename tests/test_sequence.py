@@ -65,6 +65,14 @@ def test_a_slower_solver_is_tried_and_sent_back():
     assert 0 < extra <= 0.25 * int(solution.stats["cost"]) + 3 * (FEWEST_TRIALS + 1)
 
 
+def test_tries_become_rarer_the_longer_they_lead_nowhere():
+    solution = run(ADAM, IDLE)
+    solver, _ = steps(solution)
+    tries = np.count_nonzero(np.diff(solver) == 1)
+    # The pauses double: 100, 200, 400, ... units between them.
+    assert 2 <= tries <= np.log2(int(solution.stats["cost"]) / FIRST_STRETCH) + 1
+
+
 @pytest.mark.parametrize("solvers", [(ADAM, QUASI), (QUASI, ADAM), (IDLE, ADAM, QUASI), (FAILING, ADAM, IDLE)])
 def test_the_answer_is_the_best_point_that_any_solver_has_met(solvers):
     solution = run(*solvers, max_steps=150, stop=odeopt.Stop(gradient_norm=0.0))
