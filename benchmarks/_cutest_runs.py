@@ -76,11 +76,11 @@ def run(contestant, problem, dtype: str) -> dict:
     return numbers | {"cost": int(cost), "solved": solved, "seconds": round(seconds, 2)}
 
 
-def by_odeopt(flow):
+def by_odeopt(flow, controller=None):
     def minimise(fn, y0, tolerance):
         stop = odeopt.Stop(gradient_norm=tolerance, norm=optx.max_norm, max_evaluations=BUDGET)
         settings = {"stop": stop, "max_steps": BUDGET, "history": None, "throw": False}
-        solution = odeopt.minimise(lambda y, _: fn(y), odeopt.Solver(flow), y0, **settings)
+        solution = odeopt.minimise(lambda y, _: fn(y), odeopt.Solver(flow, controller=controller), y0, **settings)
         return solution.value, solution.stats["cost"]
 
     return minimise
@@ -189,6 +189,7 @@ CONTESTANTS = {
     "QuasiNewton": by_odeopt(odeopt.QuasiNewton()),
     "QuasiNewton(update='bfgs')": by_odeopt(odeopt.QuasiNewton(update="bfgs")),
     "QuasiNewton(pairs=10)": by_odeopt(odeopt.QuasiNewton(pairs=10)),
+    "QuasiNewton, TrustRegionControl": by_odeopt(odeopt.QuasiNewton(), odeopt.TrustRegionControl(model="newton")),
     # Its own stop on a small change of the value is not the rule of this comparison.
     REFERENCE: by_scipy("L-BFGS-B", ftol=0.0, maxfun=BUDGET // FUSED),
     "scipy BFGS": by_scipy("BFGS"),

@@ -15,11 +15,8 @@ from ._results import RESULTS, RUNNING, code
 CHANGE_WINDOW = 10
 # ... unless the step size has grown so much over them that it was the step that was small, and not the slope.
 CHANGE_GROWTH = 10.0
-# Where the loss does not resolve the steps and the gradient norm has met no new low for so many trials, rounding has
-# the last word. Gradients at the rounding level pass the test by chance two times out of three, so that the bound on
-# consecutive rejections is never met there; an inertial flow may need some hundred trials for one oscillation.
-FLOOR_TRIALS = 1000
-# A new low is one by this factor at least: less in so many trials would take two million for a digit of the gradient.
+# A new low is one by this factor at least: less in a thousand trials would take two million for a
+# digit of the gradient.
 NEW_LOW = 0.999
 
 

@@ -17,7 +17,7 @@ from ._results import RESULTS, RUNNING, code
 from ._run import COUNTS, Best, Problem, Run, cost, kinetic_part
 from ._scheme.base import Trial
 from ._snapshot import EnergySplit, Snapshot, blur, energy_change, rounding_unit, split_energy, stationarity
-from ._stop import FLOOR_TRIALS, Monitor, verdict, watch
+from ._stop import Monitor, verdict, watch
 from ._tree import select, subtract, vdot
 
 
@@ -84,7 +84,13 @@ def attempt_step(problem: Problem, run: Run, record: Record | None) -> tuple[Run
     counts = run.counts + _counted(trial.tally, outcome)
     monitor, result = _judge_run(problem, run, trial, outcome, after, counts)
     result = _failure(
-        result, trial.value, outcome, after, controller.exhausted(controller_state), trial.attempt.step_size, monitor
+        result,
+        trial.value,
+        outcome,
+        after,
+        controller.exhausted(controller_state),
+        trial.attempt.step_size,
+        monitor.floor.fruitless >= problem.solver.scheme.floor_trials,
     )
     if record is not None:
         record = write(record, outcome.accepted, trial.t, trial.attempt.step_size, after)
@@ -370,7 +376,7 @@ def _failure(
     after: Snapshot,
     exhausted: Array,
     step_size: Array,
-    monitor: Monitor,
+    lost: Array,
 ) -> Array:
     """The result of a trial, where something has gone wrong with it."""
     smooth = jnp.isfinite(after.dissipation) & jnp.isfinite(after.stationarity)
@@ -384,7 +390,6 @@ def _failure(
     cause = jnp.where(value == -jnp.inf, code(RESULTS.unbounded_below), cause)
     running = result == RUNNING
     result = jnp.where(running & ~accepted & exhausted, cause, result)
-    lost = monitor.floor.fruitless >= FLOOR_TRIALS
     result = jnp.where(running & lost, code(RESULTS.rounding_floor_reached), result)
     result = jnp.where(accepted & ~smooth, code(RESULTS.nonfinite_dissipation), result)
     return jnp.where(bottomless, code(RESULTS.unbounded_below), result).astype(jnp.int32)

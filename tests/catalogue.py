@@ -141,6 +141,7 @@ CONTROLLERS: dict[str, Callable[[], Any]] = {
     "integral": odeopt.IntegralControl,
     "shadow": odeopt.ShadowControl,
     "trust region": lambda: odeopt.TrustRegionControl(initial_step_size=0.1),
+    "trust in newton": lambda: odeopt.TrustRegionControl(model="newton", initial_step_size=1.0),
 }
 
 

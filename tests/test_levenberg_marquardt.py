@@ -268,8 +268,10 @@ def test_single_precision_ends_at_its_rounding():
     solution = run(misfit, solver(), start, stop=odeopt.Stop(gradient_norm=1e-12), max_steps=400)
     exact = run(DECAYS, solver(), start.astype(float))
     assert solution.value.dtype == jnp.float32
-    # Residuals are rounded to some 1e-7 of values of 1.
-    assert float(solution.loss) - float(exact.loss) < 1e-9
+    assert solution.result == odeopt.RESULTS.rounding_floor_reached, str(solution)
+    # Data that are rounded by 6e-8 move the minimum by as much; in double precision, because one loss in single
+    # precision is wrong by 30 times 6e-8 times a residual of 1e-2.
+    assert abs(float(DECAYS.value(solution.value.astype(float))) - float(exact.loss)) < 1e-9
 
 
 def test_lanes_of_a_batch_are_solved_as_if_alone():
@@ -284,33 +286,10 @@ def test_other_flows_and_tests_that_ask_for_its_dissipation_are_refused():
         odeopt.Solver(odeopt.HeavyBall(), odeopt.LevenbergMarquardt())
     with pytest.raises(ValueError, match="Use TrustRegionControl"):
         solver(odeopt.LyapunovControl())
+    with pytest.raises(ValueError, match="Leave model='scheme'"):
+        solver(odeopt.TrustRegionControl(model="newton"))
     with pytest.raises(ValueError, match="expected 'columns' or 'none'"):
         odeopt.LevenbergMarquardt(scaling="rows")
-
-
-def attempt(change, rate=-1.0, step_size=2.0, rounding=0.0):
-    numbers = [jnp.asarray(x) for x in (step_size, change, rate, rounding)]
-    return odeopt.Attempt(*numbers, finite=jnp.asarray(True))
-
-
-# Nielsen's rule, 1 / max(1/3, 1 - (2 rho - 1)^3); promised is a decrease of 2.
-@pytest.mark.parametrize(
-    ("change", "factor"), [(-2.0, 3.0), (-4.0, 3.0), (-1.0, 1.0), (-1.5, 8 / 7), (-0.5, 8 / 9), (-0.01, 0.507463)]
-)
-def test_the_step_size_follows_the_gain(change, factor):
-    control = odeopt.TrustRegionControl()
-    state = control.init(jnp.asarray(2.0))
-    after = control.update(state, attempt(change), jnp.asarray(odeopt.Verdict.ACCEPT), jnp.asarray(True))
-    np.testing.assert_allclose(control.step_size(after) / 2.0, factor, rtol=1e-3)
-
-
-@pytest.mark.parametrize("change", [-1e-9, 1e-9, 0.0])
-def test_a_change_that_rounding_hides_does_not_freeze_the_step_size(change):
-    control = odeopt.TrustRegionControl()
-    state = control.init(jnp.asarray(2.0))
-    hidden = attempt(change, rounding=1e-8)
-    after = control.update(state, hidden, jnp.asarray(odeopt.Verdict.UNDECIDED), jnp.asarray(True))
-    np.testing.assert_allclose(control.step_size(after), 6.0)
 
 
 def test_units_that_were_large_once_do_not_keep_a_run_from_ending():
@@ -319,19 +298,3 @@ def test_units_that_were_large_once_do_not_keep_a_run_from_ending():
     stop = odeopt.Stop(gradient_norm=1e-12)
     solution = run(misfit, solver(), [20.0, 1.0], stop=stop, max_steps=500)
     assert solution.result == odeopt.RESULTS.converged, str(solution)
-
-
-def test_rejections_shorten_the_step_ever_faster():
-    control = odeopt.TrustRegionControl()
-    state, sizes = control.init(jnp.asarray(64.0)), []
-    for _ in range(3):
-        failed = attempt(1.0, step_size=control.step_size(state))
-        state = control.update(state, failed, jnp.asarray(odeopt.Verdict.REJECT), jnp.asarray(False))
-        sizes.append(float(control.step_size(state)))
-    assert sizes == [32.0, 8.0, 1.0]
-
-
-@pytest.mark.parametrize("name", ["decrease", "initial_step_size", "grow", "shrink", "rounding", "max_rejections"])
-def test_constants_out_of_range_are_refused(name):
-    with pytest.raises(ValueError, match=f"TrustRegionControl\\({name}=-1.0\\): expected"):
-        odeopt.TrustRegionControl(**{name: -1.0})

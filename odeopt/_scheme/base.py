@@ -14,6 +14,11 @@ from .._objective.oracle import Oracle
 if TYPE_CHECKING:
     from .._controller.base import AbstractController
 
+# Where the loss does not resolve the steps and the gradient norm has met no new low for so many trials, rounding has
+# the last word. Gradients at the rounding level pass the test by chance two times out of three, so that the bound on
+# consecutive rejections is never met there; an inertial flow may need some hundred trials for one oscillation.
+FLOOR_TRIALS = 1000
+
 
 @dataclass
 class Trial:
@@ -43,7 +48,8 @@ class AbstractScheme(eqx.Module):
     """A one-step method.
 
     **Class attributes:** `order`: of convergence on smooth flows; `gradients_per_step`: how many gradients an
-    accepted step costs, the one at the current point included.
+    accepted step costs, the one at the current point included; `floor_trials`: after how many trials that only
+    gradients could decide, without a new low of their norm, a run ends with `rounding_floor_reached`.
 
     !!! example
 
@@ -78,6 +84,7 @@ class AbstractScheme(eqx.Module):
         order: eqx.AbstractClassVar[int]
         gradients_per_step: eqx.AbstractClassVar[int]
     has_quadrature: ClassVar[bool] = False
+    floor_trials: ClassVar[int] = FLOOR_TRIALS
 
     @property
     def has_error(self) -> bool:

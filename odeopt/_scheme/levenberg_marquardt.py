@@ -26,6 +26,8 @@ LINEAR_SOLVERS = ("auto", "cholesky", "qr", "cg")
 LARGEST_MATRIX = 3000
 # Entries of a Jacobian that is kept as a whole: 800 MB in double precision.
 LARGEST_JACOBIAN = 10**8
+# A tenth of what other schemes get: each step goes for the minimum itself, without oscillations, and costs a matrix.
+FLOOR_TRIALS = 100
 
 
 class LevenbergMarquardt(AbstractScheme):
@@ -80,6 +82,7 @@ class LevenbergMarquardt(AbstractScheme):
     order: ClassVar[int] = 1
     gradients_per_step: ClassVar[int] = 1
     has_quadrature: ClassVar[bool] = True
+    floor_trials: ClassVar[int] = FLOOR_TRIALS
 
     def __check_init__(self):
         if self.scaling not in ("columns", "none"):
@@ -102,6 +105,11 @@ class LevenbergMarquardt(AbstractScheme):
                 f"{type(controller).__name__}(rate={controller.rate!r}) asks for a part of the dissipation of gradient "
                 "flow, which steps as long as those of LevenbergMarquardt cannot keep. Use TrustRegionControl(), or a "
                 "controller with rate='quadrature'."
+            )
+        if getattr(controller, "model", "scheme") != "scheme":
+            raise ValueError(
+                f"{type(controller).__name__}(model={controller.model!r}): LevenbergMarquardt has a model of its "
+                "own, and its steps have no unit of length. Leave model='scheme'."
             )
 
     def recommended_controller(self):
