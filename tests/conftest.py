@@ -16,8 +16,8 @@ FAST_COMPILER = "--xla_cpu_use_fusion_emitters=false"
 
 def pytest_configure(config):
     """Programs of the quick tests run for milliseconds and compile for seconds: they are compiled without most of the
-    optimizations, in processes that tests start too. The slow set runs what users run."""
-    if config.option.markexpr == "not slow":
+    optimizations, in processes that tests start too. All others run what users run."""
+    if config.option.markexpr == "not slow and not exact":
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         jax.config.update("jax_disable_most_optimizations", True)
         is_worker = hasattr(config, "workerinput")  # workers have the flags of the process that started them
@@ -45,15 +45,6 @@ def released(tests_since_release):
     yield
     if next(tests_since_release) % 100 == 0:
         jax.clear_caches()
-
-
-@pytest.fixture
-def as_users_compile():
-    """For what hangs on the last bits: without optimizations products and sums are not rounded as one operation."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ def assert_identical(ours, theirs):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), f"{jax.tree_util.keystr(path)}: {a} is not {b}"
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("flow", "controller"),

@@ -227,8 +227,9 @@ def test_a_pair_that_is_not_known_leaves_the_ring_as_it_is():
     assert int(ring.newest) == 2
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("pairs", [3, 10])
-def test_the_pairs_and_six_vectors_are_all_the_memory_that_a_run_takes(pairs, as_users_compile):
+def test_the_pairs_and_six_vectors_are_all_the_memory_that_a_run_takes(pairs):
     """Beside the start and the answer; one of the six is what the objective keeps of its forward pass."""
     size = 100_000
     curvatures = jnp.linspace(1, 10, size, dtype=jnp.float32)

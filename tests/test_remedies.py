@@ -238,8 +238,9 @@ class Relativistic(odeopt.AbstractFlow):
         return oracle.value + jnp.sum(state.memory**2 / (1 + jnp.sqrt(1 + state.memory**2)))
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("make", [odeopt.Adam, odeopt.HeavyBall, Relativistic], ids=lambda make: make.__name__)
-def test_steps_that_the_rounded_position_cannot_follow_do_not_stall_a_run(make, as_users_compile):
+def test_steps_that_the_rounded_position_cannot_follow_do_not_stall_a_run(make):
     """In the valley of Rosenbrock's function a step of float32 moves few units of rounding, across the valley one."""
 
     def one(y0):

@@ -95,8 +95,9 @@ def iterations_of_conjugate_gradients(matrix, right, tolerance):
     return count
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("h", [0.01, 1.0, 30.0])
-def test_every_product_with_the_derivative_is_counted(h, as_users_compile):
+def test_every_product_with_the_derivative_is_counted(h):
     curvatures = jnp.geomspace(1.0, 1e3, 60)
     fn = lambda y, args: stiff(y, curvatures)  # noqa: E731
     scheme = LinearlyImplicitEuler(tolerance=1e-4)

@@ -51,6 +51,7 @@ def test_the_faster_solver_takes_over_and_finishes():
     assert int(solution.stats["cost"]) <= int(alone.stats["cost"]) + 2 * FIRST_STRETCH
 
 
+@pytest.mark.exact
 def test_a_slower_solver_is_tried_and_sent_back():
     """The trajectory of the first is the one that it has alone, to the last bit, and tries stay within their share."""
     solution = run(QUASI, IDLE)
@@ -121,6 +122,7 @@ def test_budget_and_tolerances_are_of_all_solvers_together():
     assert 1e-9 * slope < gradient <= 1e-6 * slope
 
 
+@pytest.mark.exact
 def test_a_sequence_that_has_ended_goes_on_with_other_criteria():
     options = {"max_steps": 3000, "throw": False}
     whole = run(ADAM, QUASI)
@@ -137,6 +139,7 @@ def test_a_sequence_that_has_ended_goes_on_with_other_criteria():
         np.testing.assert_array_equal(solution.value, whole.value)
 
 
+@pytest.mark.exact
 def test_a_sequence_goes_on_bit_for_bit_where_it_was_stopped():
     whole = run(ADAM, QUASI, max_steps=120, stop=odeopt.Stop(gradient_norm=0.0))
     first = run(ADAM, QUASI, max_steps=50, stop=odeopt.Stop(gradient_norm=0.0))

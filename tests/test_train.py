@@ -60,6 +60,7 @@ def in_blocks_of(trials, monkeypatch):
     monkeypatch.setattr("odeopt._train._next_block", lambda *arguments: trials)
 
 
+@pytest.mark.exact
 def test_train_takes_the_steps_of_minimise_to_the_last_bit(monkeypatch):
     """In blocks so short that many end between a rejected trial and the step that is kept."""
     in_blocks_of(7, monkeypatch)
