@@ -32,9 +32,9 @@ CATALOGUE: dict[str, Callable[[], odeopt.AbstractFlow]] = {
     "mirror flow": lambda: odeopt.MirrorFlow(odeopt.HyperbolicEntropy(scale=0.5)),
     "natural gradient": lambda: odeopt.NaturalGradient(lambda x: lx.DiagonalLinearOperator(1 + x**2)),
     "natural gradient of residuals": lambda: odeopt.NaturalGradient(
-        odeopt.LeastSquares(lambda x, _: jnp.concatenate([2 * x, jnp.sin(x)])), damping=0.1
+        odeopt.LeastSquares(lambda x, _: jnp.concatenate([2 * x, jnp.sin(x)])), regularisation=0.1
     ),
-    "Gauss-Newton": lambda: odeopt.GaussNewton(damping=0.1),
+    "Gauss-Newton": lambda: odeopt.GaussNewton(regularisation=0.1),
     "Newton": odeopt.Newton,
     "Newton, regularised": lambda: odeopt.Newton(regularisation=1.0),
     "Newton-CG": odeopt.NewtonCG,

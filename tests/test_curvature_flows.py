@@ -55,7 +55,7 @@ def test_damping_adds_to_the_normal_equations(seed, damping):
     matrix, target = affine(5, 3, seed=seed)
     misfit = odeopt.LeastSquares(lambda y, _: matrix @ y - target)
     expected = np.linalg.solve(matrix.T @ matrix + damping * np.eye(3), matrix.T @ target)
-    found = odeopt.GaussNewton(damping=damping).direction(oracle_of(misfit, np.zeros(3)))
+    found = odeopt.GaussNewton(regularisation=damping).direction(oracle_of(misfit, np.zeros(3)))
     np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10 * np.linalg.norm(expected))
 
 
@@ -187,14 +187,14 @@ def test_a_metric_of_residuals_is_the_metric_of_their_jacobian():
     oracle = oracle_of(lambda y, _: jnp.sum(y**2), point)
     for damping in (0.0, 0.3):
         expected = np.linalg.solve(jacobian.T @ jacobian + damping * np.eye(3), covector)
-        flow = odeopt.NaturalGradient(metric, damping=damping)
+        flow = odeopt.NaturalGradient(metric, regularisation=damping)
         found = flow.inverse_metric(jnp.zeros(()), flow.init(point), oracle, covector)
         np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
 def test_a_damped_metric_is_inverted_beyond_its_range_too():
     metric = odeopt.LeastSquares(lambda y, _: 2 * y[:1])
-    flow = odeopt.NaturalGradient(metric, damping=0.5)
+    flow = odeopt.NaturalGradient(metric, regularisation=0.5)
     oracle = oracle_of(lambda y, _: jnp.sum(y**2), jnp.zeros(3))
     found = flow.inverse_metric(jnp.zeros(()), flow.init(jnp.zeros(3)), oracle, jnp.array([1.0, 1.0, -2.0]))
     np.testing.assert_allclose(found, [1 / 4.5, 2.0, -4.0], rtol=1e-12)
@@ -276,12 +276,15 @@ def test_a_group_of_parameters_may_have_curvature_of_its_own(flow):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: odeopt.GaussNewton(damping=-1.0), r"GaussNewton\(damping=-1.0\): expected a finite number >= 0"),
+        (
+            lambda: odeopt.GaussNewton(regularisation=-1.0),
+            r"GaussNewton\(regularisation=-1.0\): expected a finite number >= 0",
+        ),
         (lambda: odeopt.Newton(regularisation=-1.0), r"Newton\(regularisation=-1.0\)"),
         (lambda: odeopt.Newton(floor=1.0), r"Newton\(floor=1.0\): expected a number below 1 and >= 0"),
         (lambda: odeopt.NewtonCG(slope=0.0), r"NewtonCG\(slope=0.0\)"),
         (lambda: odeopt.NewtonCG(max_products=0), r"NewtonCG\(max_products=0\)"),
-        (lambda: odeopt.NaturalGradient(ROSENBROCK, damping=-1.0), r"NaturalGradient\(damping=-1.0\)"),
+        (lambda: odeopt.NaturalGradient(ROSENBROCK, regularisation=-1.0), r"NaturalGradient\(regularisation=-1.0\)"),
     ],
 )
 def test_constants_out_of_range_are_refused(make, message):

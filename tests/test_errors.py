@@ -247,6 +247,13 @@ def test_a_setting_out_of_range_is_refused(settings, message):
         minimise(**settings)
 
 
+def test_a_hyper_parameter_that_hides_a_method_is_refused():
+    with pytest.raises(TypeError, match=r"Damped\.damping: a hyper-parameter cannot be called like a method"):
+
+        class Damped(odeopt.GradientFlow):
+            damping: float = 0.1
+
+
 @pytest.mark.parametrize("solver", [odeopt.GradientFlow(), odeopt.Adam, None])
 @pytest.mark.usefixtures("as_installed")
 def test_a_flow_is_no_solver(solver):

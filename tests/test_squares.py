@@ -35,7 +35,7 @@ def test_a_moved_landscape_has_its_residuals_at_the_shift():
 
 
 def test_a_flow_of_residuals_is_verified_without_a_problem_of_the_users():
-    report = odeopt.verify(odeopt.GaussNewton(damping=0.5))
+    report = odeopt.verify(odeopt.GaussNewton(regularisation=0.5))
     assert report.passed, str(report)
     assert "line through points" in [row[0] for row in report.sections[1].result.rows]
 
@@ -45,6 +45,6 @@ def test_a_direction_uphill_is_found_on_residuals_too():
         def direction(self, oracle):
             return jax.tree.map(jnp.negative, super().direction(oracle))
 
-    report = odeopt.verify(Uphill(damping=0.5))
+    report = odeopt.verify(Uphill(regularisation=0.5))
     assert not report.passed
     assert "sign of dV/dt" in str(report)

@@ -1,6 +1,7 @@
 """What a flow is: a vector field, an energy, and what may be said about them."""
 
 import abc
+import inspect
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import equinox as eqx
@@ -98,6 +99,15 @@ class AbstractFlow(eqx.Module):
     weighs_objective: ClassVar[bool] = True
     needs_residuals: ClassVar[bool] = False
     jumps_in_place: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        for name in inspect.get_annotations(cls):
+            if inspect.isfunction(getattr(AbstractFlow, name, None)):
+                raise TypeError(
+                    f"{cls.__name__}.{name}: a hyper-parameter cannot be called like a method of flows, and {name} is "
+                    "one. Give it another name."
+                )
 
     @abc.abstractmethod
     def init(self, params: PyTree) -> State:

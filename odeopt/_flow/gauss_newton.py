@@ -29,7 +29,7 @@ class GaussNewton(AbstractCurvatureFlow):
 
     **Arguments:**
 
-    - `damping`: \(\delta \ge 0\), in the unit of the square of a Jacobian; 0 by default.
+    - `regularisation`: \(\delta \ge 0\), in the unit of the square of a Jacobian; 0 by default.
 
     Unit of time: none. Memory: the Jacobian, some three times. **Raises:** `ValueError` for an argument out of range,
     `TypeError` for an objective without residuals. Source: Gauss (1809), Theoria motus; Airapetyan (2000), Continuous
@@ -43,14 +43,14 @@ class GaussNewton(AbstractCurvatureFlow):
         ```
     """
 
-    damping: Array = eqx.field(converter=hyperparameter, default=0.0)
+    regularisation: Array = eqx.field(converter=hyperparameter, default=0.0)
     needs_residuals: ClassVar[bool] = True
 
     def __check_init__(self):
-        check_nonnegative(self, "damping", "in the unit of the square of a Jacobian")
+        check_nonnegative(self, "regularisation", "in the unit of the square of a Jacobian")
 
     def direction(self, oracle: Oracle) -> PyTree:
         residuals, jacobian = oracle.jacobian()
         _, unravel = jax.flatten_util.ravel_pytree(oracle.point)
-        damping = self.damping.astype(jacobian.dtype)
+        damping = self.regularisation.astype(jacobian.dtype)
         return unravel(-decomposed(jacobian).least_squares(residuals, damping))

@@ -43,7 +43,7 @@ class NaturalGradient(AbstractMetricFlow):
         natural gradient of Müller and Zeinhofer.
         No step is longer than 1, so the scale counts: with \(\tfrac12 \overline{|u'|^2}\) in the energy take the
         residual \(u'\) with `reduction="mean", weight=0.5` (the mean form is twice the half sum).
-    - `damping`: \(\delta \ge 0\), added to the metric of a `LeastSquares`, in its unit; 0 by default. Networks
+    - `regularisation`: \(\delta \ge 0\), added to the metric of a `LeastSquares`, in its unit; 0 by default. Networks
         have directions that change next to nothing, and need some, say \(10^{-8}\) to \(10^{-6}\) of its largest
         eigenvalue.
     - `linear_solver`: of lineax, for operators. The default is a direct solve that uses what the operator is tagged
@@ -51,8 +51,8 @@ class NaturalGradient(AbstractMetricFlow):
         error: step control judges the direction that comes out of it.
 
     Unit of time: \([G] [x]^2 / [f]\). **Raises:** `TypeError` if `metric` is no function or returns neither an operator
-    nor a function, `ValueError` for damping out of range. Source: Amari (1998); Müller and Zeinhofer (2023), Achieving
-    high accuracy with PINNs via energy natural gradient descent.
+    nor a function, `ValueError` for a regularisation out of range. Source: Amari (1998); Müller and Zeinhofer (2023),
+    Achieving high accuracy with PINNs via energy natural gradient descent.
 
     !!! example "A normal distribution, by mean and logarithm of the deviation"
 
@@ -74,7 +74,7 @@ class NaturalGradient(AbstractMetricFlow):
     """
 
     metric: Callable[[PyTree], Any] | AbstractLeastSquares
-    damping: Array = eqx.field(converter=hyperparameter, default=0.0)
+    regularisation: Array = eqx.field(converter=hyperparameter, default=0.0)
     linear_solver: lx.AbstractLinearSolver = eqx.field(default_factory=lambda: lx.AutoLinearSolver(well_posed=True))
 
     def __check_init__(self):
@@ -83,7 +83,7 @@ class NaturalGradient(AbstractMetricFlow):
                 f"NaturalGradient(metric={self.metric!r}): expected a function of the parameters that returns a "
                 "lineax operator or a function that solves with the metric, or an odeopt.LeastSquares."
             )
-        check_nonnegative(self, "damping", "in the unit of the metric")
+        check_nonnegative(self, "regularisation", "in the unit of the metric")
         if not isinstance(self.linear_solver, lx.AbstractLinearSolver):
             raise TypeError(
                 f"NaturalGradient(linear_solver={self.linear_solver!r}): expected a solver of lineax, such as "
@@ -106,7 +106,7 @@ class NaturalGradient(AbstractMetricFlow):
         if isinstance(self.metric, AbstractLeastSquares):
             _, jacobian = oracle.of(self.metric).jacobian()
             flat, unravel = jax.flatten_util.ravel_pytree(covector)
-            return unravel(decomposed(jacobian).solve(flat, self.damping.astype(flat.dtype)))
+            return unravel(decomposed(jacobian).solve(flat, self.regularisation.astype(flat.dtype)))
         metric = self.metric(state.position)
         if isinstance(metric, lx.AbstractLinearOperator):
             return lx.linear_solve(metric, covector, self.linear_solver, throw=False).value
