@@ -73,7 +73,8 @@ class AbstractFlow(eqx.Module):
     solutions and orders of convergence to speak of; `weighs_objective`: whether \(V = c f + \dots\) with \(c > 0\), so
     that `PerGroup` can put it together with others; `needs_residuals`: whether the objective has to be a
     `LeastSquares`; `jumps_in_place`: whether the energy does not depend on the memory, and a `jump` that leads nowhere
-    (no step, no change of the gradient) leaves it as it is: it is then carried out without a copy of the memory.
+    (no step, no change of the gradient) leaves it as it is: it is then carried out without a copy of the memory;
+    `countable`: whether the vector field takes the same number of passes over the objective everywhere.
 
     !!! example "Heavy ball in ten lines"
 
@@ -99,6 +100,7 @@ class AbstractFlow(eqx.Module):
     weighs_objective: ClassVar[bool] = True
     needs_residuals: ClassVar[bool] = False
     jumps_in_place: ClassVar[bool] = False
+    countable: ClassVar[bool] = True
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)

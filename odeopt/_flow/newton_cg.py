@@ -67,6 +67,7 @@ class NewtonCG(AbstractCurvatureFlow):
     # As many as conjugate gradients need at a condition of about 1e4; more are better spent at the next point.
     max_products: int = eqx.field(static=True, default=200)
     continuous: ClassVar[bool] = False
+    countable: ClassVar[bool] = False
 
     def __check_init__(self):
         check_positive(self, "slope", "in the unit of the gradient")

@@ -11,7 +11,7 @@ from .._flow.base import AbstractFlow, State
 from .._flow.gradient import GradientFlow
 from .._objective import LeastSquares, Oracle, Tally
 from .base import AbstractScheme, Trial
-from .passes import passes
+from .passes import check_countable, passes
 
 # Asked for its order, a solver only looks at the kind of its term.
 _TERM = diffrax.ODETerm(lambda t, y, args: y)
@@ -83,6 +83,9 @@ class DiffraxScheme(AbstractScheme):
     @property
     def error_order(self) -> int:
         return int(self.solver.error_order(_TERM))  # pyright: ignore[reportArgumentType]
+
+    def check(self, flow: AbstractFlow) -> None:
+        check_countable(self, flow)
 
     def step(
         self, flow: AbstractFlow, t: Array, step_size: Array, state: State, oracle: Oracle, learnt: PyTree = None

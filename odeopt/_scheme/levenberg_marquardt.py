@@ -106,9 +106,10 @@ class LevenbergMarquardt(AbstractScheme):
                 "flow, which steps as long as those of LevenbergMarquardt cannot keep. Use TrustRegionControl(), or a "
                 "controller with rate='quadrature'."
             )
-        if getattr(controller, "model", "scheme") != "scheme":
+        model = getattr(controller, "model", "scheme")
+        if model != "scheme":
             raise ValueError(
-                f"{type(controller).__name__}(model={controller.model!r}): LevenbergMarquardt has a model of its "
+                f"{type(controller).__name__}(model={model!r}): LevenbergMarquardt has a model of its "
                 "own, and its steps have no unit of length. Leave model='scheme'."
             )
 

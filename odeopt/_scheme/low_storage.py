@@ -11,7 +11,7 @@ from .._flow.base import AbstractFlow, State
 from .._objective.oracle import Oracle, Tally
 from .._tree import add_scaled
 from .base import AbstractScheme, Trial
-from .passes import passes
+from .passes import check_countable, passes
 
 
 class LowStorageRK(AbstractScheme):
@@ -78,6 +78,9 @@ class LowStorageRK(AbstractScheme):
             passed_on = b + a * passed_on
             weights.append(passed_on)
         return tuple(reversed(weights))
+
+    def check(self, flow: AbstractFlow) -> None:
+        check_countable(self, flow)
 
     def step(
         self, flow: AbstractFlow, t: Array, step_size: Array, state: State, oracle: Oracle, learnt: PyTree = None

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jaxtyping import Array
 
-from .._flow.base import State
+from .._flow.base import AbstractFlow, State
 from .._objective.oracle import Oracle, Tally
 
 
@@ -15,3 +15,12 @@ def passes(method: Callable[..., Any], t: Array, state: State, oracle: Oracle) -
     tally = Tally()
     jax.eval_shape(lambda: method(t, state, oracle.fork(tally).at(state.position)))
     return tally
+
+
+def check_countable(scheme: Any, flow: AbstractFlow) -> None:
+    """**Raises:** `ValueError` for a flow whose passes are known while it runs only, inside of the scheme's loop."""
+    if not flow.countable:
+        raise ValueError(
+            f"{type(scheme).__name__} takes its stages in a loop, where the passes over the objective that "
+            f"{type(flow).__name__} decides on while it runs cannot be counted. Use Euler(), or another scheme without."
+        )

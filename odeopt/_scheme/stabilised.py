@@ -20,6 +20,7 @@ from .._objective.oracle import Oracle
 from .._objective.rounds import Rounds
 from .._tree import add_scaled
 from .base import AbstractScheme, Trial
+from .passes import check_countable
 from .spectral_radius import Spectrum, estimate, first_guess
 
 # As in RKC: what the power iteration, which approaches the spectral radius from below, may be short of.
@@ -87,6 +88,9 @@ class AbstractStabilisedRK(AbstractScheme):
     @property
     def error_order(self) -> int:
         return self.order + 1
+
+    def check(self, flow: AbstractFlow) -> None:
+        check_countable(self, flow)
 
     def init(self, flow: AbstractFlow, t: Array, state: State, oracle: Oracle) -> Spectrum | None:
         return first_guess(flow, t, state, oracle) if self.stages is None else None
