@@ -81,6 +81,7 @@ from ._flow import Spectral as Spectral
 from ._flow import State as State
 from ._minimise import minimise as minimise
 from ._objective import AbstractObjective as AbstractObjective
+from ._objective import FiniteSum as FiniteSum
 from ._objective import LeastSquares as LeastSquares
 from ._objective import Objective as Objective
 from ._objective import Oracle as Oracle

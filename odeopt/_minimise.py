@@ -107,8 +107,8 @@ def prepare(
     """The problem and the trained leaves, checked abstractly."""
     objective = as_objective(fn, args, has_aux)
     parameters, frozen = split_parameters(y0)
-    partial = PartialObjective(objective, frozen)
-    value = check_scalar_value(partial, parameters)
+    value = check_scalar_value(PartialObjective(objective, frozen), parameters)
+    partial = PartialObjective(objective.fitted(merge_parameters(parameters, frozen)), frozen)
     for each in solver.solvers if isinstance(solver, Sequence) else (solver,):
         check_declaration(Problem(partial, each, stop), parameters, value)
     if isinstance(solver, Sequence):

@@ -1,3 +1,4 @@
+from .finite_sum import FiniteSum as FiniteSum
 from .least_squares import AbstractLeastSquares as AbstractLeastSquares
 from .least_squares import LeastSquares as LeastSquares
 from .objective import AbstractObjective as AbstractObjective

@@ -55,6 +55,10 @@ class AbstractObjective(eqx.Module):
     def auxiliary(self, parameters: PyTree) -> PyTree:
         """What the user's function returns beside the value; `None` if nothing."""
 
+    def fitted(self, parameters: PyTree) -> "AbstractObjective":
+        """The objective with what it leaves open chosen for parameters like these, when a run begins."""
+        return self
+
 
 class Objective(AbstractObjective):
     r"""A plain function \(f(y, \text{args})\) as an objective.

@@ -1,0 +1,265 @@
+r"""The mean of a loss over a data set, in the memory of some of its examples.
+
+\[ f(y) = \frac{\sum_i w_i\, \ell(y, \text{example}_i)}{\sum_i w_i} \]
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, PyTree
+
+from .accurate_sum import accurate_sum, nothing_yet
+from .objective import AbstractObjective
+
+# What the backward pass of a chunk may keep, in bytes: some chunks of it fit into the memory of any machine, and
+# a chunk of a small network is large enough for its matrix products to run at full speed.
+MEMORY = 2**26
+
+
+class FiniteSum(AbstractObjective):
+    r"""The mean of a loss over a data set, full batch, evaluated in chunks.
+
+    \[ f(y) = \frac1N \sum_{i=1}^N \ell(y, \text{example}_i) \qquad \text{or, with weights,} \qquad
+       f(y) = \frac{\sum_i w_i\, \ell_i(y)}{\sum_i w_i} \]
+
+    A pass over the data takes one chunk after the other, so that memory does not grow with the number of examples, and
+    sums are made so that they lose no more in float32 than a single rounding of what the chunks return. A gradient
+    takes one forward and one backward pass over the data. The loss must be one of the examples, each for itself:
+    batch normalisation, say, sees the chunk and not the data set.
+
+    **Arguments:**
+
+    - `loss`: `loss(y, batch)`, the losses of the examples in a batch, shape (n,), or their mean, a scalar; with
+        `per_example` `loss(y, example)`, a scalar.
+    - `data`: a pytree of arrays with the \(N\) examples along their first axis.
+    - `weights`: \(w_i \ge 0\), shape (N,), not all 0; `None` (default): all 1. Not for a loss that returns the mean of
+        a batch.
+    - `per_example`: whether `loss` is for one example.
+    - `chunk_size`: how many examples are evaluated at a time; the last chunk may be shorter. `None` (default): as many
+        as keep the backward pass within `memory`.
+    - `memory`: in bytes, beside data, parameters and gradient; for `chunk_size=None`.
+    - `has_aux`: whether `loss` returns `(loss, aux)`, with `aux` a pytree of numbers such as an accuracy, each the mean
+        of the batch or one for every example; their means over the data are `solution.aux`.
+
+    **Raises:** `ValueError` or `TypeError` for arguments that do not go together, and when a run begins for a loss that
+    returns something else.
+
+    !!! example "Logistic regression"
+
+        ```python
+        x = jax.random.normal(jax.random.key(0), (1000, 3))
+        labels = x @ jnp.array([1.0, -2.0, 0.5]) > 0
+        def loss(y, batch):
+            x, labels = batch
+            return jnp.logaddexp(0, jnp.where(labels, -1, 1) * (x @ y)) + 1e-3 * jnp.sum(y**2)
+        objective = odeopt.FiniteSum(loss, (x, labels), chunk_size=256)
+        solution = odeopt.minimise(objective, odeopt.Solver(odeopt.HeavyBall()), jnp.zeros(3))
+        ```
+    """
+
+    loss: Callable[[Any, Any], Any]
+    data: PyTree
+    weights: Array | None = None
+    per_example: bool = eqx.field(static=True, default=False)
+    chunk_size: int | None = eqx.field(static=True, default=None)
+    memory: int = eqx.field(static=True, default=MEMORY)
+    has_aux: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        if not callable(self.loss):
+            raise TypeError(f"FiniteSum(loss={self.loss!r}): expected a function loss(y, batch).")
+        _check_data(self.data)
+        _check_weights(self.weights, self.count)
+        for name in ("chunk_size", "memory"):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= 1) and not (name == "chunk_size" and value is None):
+                raise ValueError(f"FiniteSum({name}={value!r}): expected a whole number >= 1.")
+
+    @property
+    def count(self) -> int:
+        """The number of examples, N."""
+        return jax.tree.leaves(self.data)[0].shape[0]
+
+    @property
+    def evaluation(self) -> str:
+        # The forward pass of a trial is not kept in chunks: that is what makes their memory constant.
+        return "linearised" if self.chunk_size is not None and self.chunk_size >= self.count else "lazy"
+
+    def fitted(self, parameters: PyTree) -> "FiniteSum":
+        return replace(self, chunk_size=self._chunk_size(parameters))
+
+    def value(self, parameters: PyTree) -> Array:
+        size = self._chunk_size(parameters)
+        if size >= self.count:
+            return accurate_sum(self._losses(parameters, self.data, self.weights)) / self._total()
+        trained, rest = eqx.partition(parameters, eqx.is_inexact_array)
+        return _summed(trained, _OfChunk(self, rest), size) / self._total()
+
+    def auxiliary(self, parameters: PyTree) -> PyTree:
+        if not self.has_aux:
+            return None
+
+        def of_chunk(start: Array | int, length: int) -> PyTree:
+            weights = self._weights(start, length)
+            aux = self._call(parameters, self._examples(start, length))[1]
+            return jax.tree.map(lambda leaf: _weighted_sum(jnp.asarray(leaf), weights, length), aux)
+
+        found = _over_chunks(of_chunk, self.count, self._chunk_size(parameters))
+        return jax.tree.map(lambda leaf: leaf / self._total(), found)
+
+    def _total(self) -> Array | int:
+        """The sum of the weights."""
+        return self.count if self.weights is None else accurate_sum(self.weights)
+
+    def _chunk_size(self, parameters: PyTree) -> int:
+        if self.chunk_size is not None:
+            return self.chunk_size
+        least = math.ceil(self.count / self._affordable(parameters))
+        # A last chunk of another size would be compiled for itself.
+        even = next((chunks for chunks in range(least, 2 * least) if self.count % chunks == 0), least)
+        return math.ceil(self.count / even)
+
+    def _affordable(self, parameters: PyTree) -> int:
+        """How many examples a backward pass may keep."""
+        trained, rest = eqx.partition(parameters, eqx.is_inexact_array)
+
+        def kept(length: int) -> int:
+            batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((length, *leaf.shape[1:]), leaf.dtype), self.data)
+
+            def pullback(trained, batch):
+                return jax.vjp(lambda y: jnp.sum(self._losses(eqx.combine(y, rest), batch, None)), trained)[1]
+
+            leaves = jax.tree.leaves(eqx.filter_eval_shape(pullback, trained, batch))
+            return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+        # What does not grow with the batch (the parameters, say) is there anyway.
+        of_one = max(kept(2) - kept(1), 1)
+        return max(1, min(self.count, self.memory // of_one))
+
+    def _examples(self, start: Array | int, length: int) -> PyTree:
+        return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, length), self.data)
+
+    def _weights(self, start: Array | int, length: int) -> Array | None:
+        return None if self.weights is None else jax.lax.dynamic_slice_in_dim(self.weights, start, length)
+
+    def _call(self, parameters: PyTree, batch: PyTree):
+        if self.per_example:
+            return jax.vmap(lambda example: self.loss(parameters, example))(batch)
+        return self.loss(parameters, batch)
+
+    def _losses(self, parameters: PyTree, batch: PyTree, weights: Array | None) -> Array:
+        """The weighted losses of a batch, whose sum counts: shape (n,), or (1,) where only the mean is known."""
+        returned = self._call(parameters, batch)
+        losses = jnp.asarray(returned[0] if self.has_aux else returned)
+        length = jax.tree.leaves(batch)[0].shape[0]
+        _check_losses(losses, length, self.weights is not None, self.per_example)
+        losses = losses.astype(jnp.promote_types(losses.dtype, jnp.float32))
+        if losses.ndim == 0:
+            return length * losses[None]
+        return losses if weights is None else weights.astype(losses.dtype) * losses
+
+
+class _OfChunk(eqx.Module):
+    """The losses of a chunk; a module, because what a differentiation rule is given may hold traced numbers."""
+
+    objective: FiniteSum
+    rest: PyTree
+
+    def __call__(self, trained: PyTree, start: Array | int, length: int) -> Array:
+        examples = self.objective._examples(start, length)
+        return self.objective._losses(eqx.combine(trained, self.rest), examples, self.objective._weights(start, length))
+
+    @property
+    def count(self) -> int:
+        return self.objective.count
+
+
+@eqx.filter_custom_vjp
+def _summed(trained: PyTree, of_chunk: _OfChunk, size: int) -> Array:
+    """The sum of the losses of all examples, differentiable in the trained parameters."""
+    return _over_chunks(lambda start, length: accurate_sum(of_chunk(trained, start, length)), of_chunk.count, size)
+
+
+@_summed.def_fwd
+def _forward(perturbed, trained, of_chunk, size):
+    # Value and gradient of a chunk together, so that nothing of its forward pass has to be kept for later.
+    def value_and_gradient(start, length):
+        return jax.value_and_grad(lambda trained: accurate_sum(of_chunk(trained, start, length)))(trained)
+
+    return _over_chunks(value_and_gradient, of_chunk.count, size)
+
+
+@_summed.def_bwd
+def _backward(gradient, cotangent, perturbed, trained, of_chunk, size):
+    return jax.tree.map(lambda leaf: (cotangent * leaf).astype(leaf.dtype), gradient)
+
+
+def _over_chunks(of_chunk: Callable[[Array | int, int], PyTree], count: int, size: int) -> PyTree:
+    """The sum of `of_chunk(start, length)` over all chunks of a data set, the last of which may be shorter."""
+    whole, rest = divmod(count, size)
+    found = nothing_yet(jax.eval_shape(lambda: of_chunk(0, min(size, count))))
+    found, _ = jax.lax.scan(lambda found, k: (found.add(of_chunk(k * size, size)), None), found, jnp.arange(whole))
+    return (found.add(of_chunk(whole * size, rest)) if rest else found).rounded()
+
+
+def _weighted_sum(aux: Array, weights: Array | None, length: int) -> Array:
+    """What a batch adds to a mean: of numbers of its examples, shape (n, ...), or of its own mean."""
+    # Counts and truth values become numbers of the default precision.
+    is_floating = jnp.issubdtype(aux.dtype, jnp.floating)
+    aux = aux.astype(jnp.promote_types(aux.dtype, jnp.float32) if is_floating else jnp.result_type(float))
+    if aux.ndim == 0:
+        return aux * (length if weights is None else jnp.sum(weights))
+    return jnp.sum(aux, axis=0) if weights is None else jnp.tensordot(weights, aux, axes=1)
+
+
+def _check_losses(losses: Array, length: int, weighted: bool, per_example: bool) -> None:
+    """**Raises:** `TypeError` or `ValueError` for what cannot be the losses of `length` examples."""
+    if not jnp.issubdtype(losses.dtype, jnp.floating):
+        raise TypeError(f"the loss of a FiniteSum must be floating point; it returned dtype {losses.dtype}.")
+    if losses.shape == (length,):
+        return
+    if per_example:
+        raise ValueError(f"loss(y, example) must return a scalar; it returned the shape {losses.shape[1:]}.")
+    if losses.ndim > 0:
+        raise ValueError(
+            f"loss(y, batch) must return a mean, or one loss for each of n examples, shape (n,); for n = {length} it "
+            f"returned the shape {losses.shape}."
+        )
+    if weighted:
+        raise ValueError(
+            "FiniteSum(weights=...): the loss returns the mean of a batch, whose examples can no longer be weighted. "
+            "Return one loss for each example, shape (n,), or pass per_example=True."
+        )
+
+
+def _check_data(data: PyTree) -> None:
+    leaves = jax.tree.leaves(data)
+    counts = {leaf.shape[0] if getattr(leaf, "ndim", 0) else None for leaf in leaves}
+    if not leaves or None in counts or len(counts) > 1 or 0 in counts:
+        shapes = [getattr(leaf, "shape", leaf) for leaf in leaves]
+        raise ValueError(
+            "FiniteSum(data=...): expected arrays with the examples along their first axis, all of the same length "
+            f">= 1; got shapes {shapes}."
+        )
+
+
+def _check_weights(weights: Array | None, count: int) -> None:
+    if weights is None:
+        return
+    if getattr(weights, "shape", None) != (count,):
+        raise ValueError(
+            f"FiniteSum(weights=...): expected one weight for each of the {count} examples, shape ({count},); got "
+            f"{getattr(weights, 'shape', weights)}."
+        )
+    if isinstance(weights, Tracer):
+        return
+    known = np.asarray(weights, float)
+    if not (np.all(known >= 0) and 0 < np.sum(known) < np.inf):
+        raise ValueError("FiniteSum(weights=...): expected finite weights >= 0 that are not all 0.")
