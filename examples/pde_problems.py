@@ -18,6 +18,7 @@ Burgers' equation, and initial values \(+\ t\, n_\theta(\cos \pi x, t)\) for tha
 and periodic.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -248,7 +249,7 @@ def _initial_values(x, t):
     which takes the place of \(|s|\). The distance is \(s = (2 / \pi) \cos(\pi x / 2)\), which is smooth elsewhere.
     """
     s, width = 2 / jnp.pi * jnp.cos(jnp.pi * x / 2), jnp.sqrt(4 * DIFFUSION * t)
-    rounded = s * jax.scipy.special.erf(s / width) + width * jnp.exp(-((s / width) ** 2)) / np.sqrt(np.pi)
+    rounded = s * jax.scipy.special.erf(s / width) + width * jnp.exp(-((s / width) ** 2)) / math.sqrt(math.pi)
     return x * x * jnp.cos(jnp.pi * x) + 2 * (jnp.exp(-10 * t) * rounded - s)
 
 

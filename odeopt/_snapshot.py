@@ -67,6 +67,20 @@ def split_energy(flow: AbstractFlow, t: Array, state: State, oracle: Oracle, dty
     return EnergySplit(slope.astype(dtype), (energy(value) - slope * value).astype(dtype))
 
 
+def known_split(flow: AbstractFlow, t: Array, state: State, oracle: Oracle, dtype) -> EnergySplit | None:
+    """The two parts of the energy where they are known before the objective is evaluated, or `None`."""
+    unknown = jnp.zeros((), oracle.value_dtype)
+    if "gradient" in reads(flow.energy, t, state, unknown):
+        return None
+
+    def slope(value):
+        return jax.grad(lambda value: flow.energy(t, state, oracle.with_value(value)))(value)
+
+    if depends_on_arguments(jax.make_jaxpr(slope)(unknown).jaxpr):
+        return None
+    return split_energy(flow, t, state, oracle.with_value(unknown), dtype)
+
+
 def energy_change(before: EnergySplit, after: EnergySplit, value: Array, value_change: Array) -> Array:
     """The change of the energy when the objective changes by `value_change` from `value`."""
     change = after.scaled(value_change) + (after.rest - before.rest)

@@ -16,7 +16,16 @@ from ._record import Record, write
 from ._results import RESULTS, RUNNING, code
 from ._run import COUNTS, Best, Problem, Run, cost, kinetic_part
 from ._scheme.base import Trial
-from ._snapshot import EnergySplit, Snapshot, blur, energy_change, rounding_unit, split_energy, stationarity
+from ._snapshot import (
+    EnergySplit,
+    Snapshot,
+    blur,
+    energy_change,
+    known_split,
+    rounding_unit,
+    split_energy,
+    stationarity,
+)
 from ._stop import Monitor, verdict, watch
 from ._tree import select, subtract, vdot
 
@@ -117,23 +126,49 @@ def _make_trial(problem: Problem, run: Run) -> _Candidate:
     step = scheme.step(flow, run.t, step_size, before.state, oracle, run.learnt)
     t = run.t + (step_size if step.elapsed is None else step.elapsed)
     state = jax.tree.map(lambda new, old: new.astype(old.dtype), step.state, before.state)
-    value = step.oracle.value.astype(dtype)
-    split = split_energy(flow, t, state, step.oracle, dtype)
+    value, split = _evaluated(problem, run, t, state, step)
     late = _known_late(flow, t, state, step.oracle.value)
     dissipation = None if late else flow.dissipation(t, state, step.oracle).astype(dtype)
-    change = energy_change(before.split, split, before.value, value - before.value)
-    attempt = Attempt(
-        step_size=step_size,
-        change=change,
+    attempt = replace(
+        _attempt(problem, run, value, split, step),
         rate=_rate(problem, before, t, state, step, dissipation).astype(dtype),
+        error=None if controller.tolerance is None else scaled_error(controller.tolerance, before.state, step, dtype),
+    )
+    if controller.needs_shadow:
+        attempt = replace(attempt, shadow=attempt.change + _shadow(problem, run, t, step_size, oracle, step))
+    return _Candidate(t, state, value, split, dissipation, oracle, step.oracle, attempt, tally, step.learnt)
+
+
+def _evaluated(problem: Problem, run: Run, t: Array, state: State, step: Trial) -> tuple[Array, EnergySplit]:
+    """The objective at a trial and the parts of the energy; less of it where a part is enough to reject the trial."""
+    flow, controller, dtype = problem.solver.flow, problem.solver.controller, run.t.dtype
+    if controller.rejects_early and step.oracle.may_stop:
+        split = known_split(flow, t, state, step.oracle, dtype)
+        if split is not None:
+
+            def hopeless(bound: Array) -> Array:
+                attempt = _attempt(problem, run, bound.astype(dtype), split, step)
+                rising = True if split.slope is None else split.slope > 0
+                return rising & (controller.judge(run.controller, attempt) == Verdict.REJECT)
+
+            return step.oracle.value_until(hopeless).astype(dtype), split
+    value = step.oracle.value.astype(dtype)
+    return value, split_energy(flow, t, state, step.oracle, dtype)
+
+
+def _attempt(problem: Problem, run: Run, value: Array, split: EnergySplit, step: Trial) -> Attempt:
+    """What the energy at a trial says, with the dissipation at the start of the step."""
+    before = run.snapshot
+    change = energy_change(before.split, split, before.value, value - before.value)
+    return Attempt(
+        step_size=problem.solver.controller.step_size(run.controller),
+        change=change,
+        rate=before.dissipation,
         rounding=_rounding_level(problem, before, split, value, step),
         finite=jnp.isfinite(value) & jnp.isfinite(change),
-        error=None if controller.tolerance is None else scaled_error(controller.tolerance, before.state, step, dtype),
-        shadow=change + _shadow(problem, run, t, step_size, oracle, step) if controller.needs_shadow else None,
-        order=scheme.order,
-        error_order=scheme.error_order,
+        order=problem.solver.scheme.order,
+        error_order=problem.solver.scheme.error_order,
     )
-    return _Candidate(t, state, value, split, dissipation, oracle, step.oracle, attempt, tally, step.learnt)
 
 
 def _decide(problem: Problem, run: Run, trial: _Candidate, decision: Array) -> _Outcome:
@@ -303,7 +338,7 @@ def _rounding_level(problem: Problem, before: Snapshot, split: EnergySplit, valu
     rounding = problem.solver.controller.rounding
     if rounding is None:
         return jnp.zeros_like(value)
-    unit = rounding_unit(step.oracle.value.dtype, step.state.position)
+    unit = rounding_unit(step.oracle.value_dtype, step.state.position)
     assert before.blur is not None
     return jnp.abs(split.scaled(rounding * unit * (jnp.abs(before.value) + jnp.abs(value)) + before.blur))
 

@@ -192,6 +192,75 @@ def test_a_model_is_trained_in_chunks_as_it_is_at_once():
     assert solution.stats["values"] > solution.stats["gradients"]
 
 
+def counted_run(flow, controller, nonnegative, steps=60, scheme=None):
+    """A run in chunks that says how many of them were evaluated."""
+    evaluated = []
+    data = (jnp.asarray(RANDOM_X), jnp.asarray(RANDOM_X[:, 0] ** 2))
+
+    def loss(model, batch):
+        jax.debug.callback(lambda: evaluated.append(1))
+        return of_model(model, batch)
+
+    objective = odeopt.FiniteSum(loss, data, chunk_size=20, nonnegative=nonnegative)
+    small = eqx.nn.MLP(3, "scalar", 5, 1, activation=jnp.tanh, key=jax.random.key(1))
+    solver = odeopt.Solver(flow, scheme, controller)
+    solution = odeopt.minimise(objective, solver, small, max_steps=steps, throw=False)
+    jax.effects_barrier()
+    return solution, len(evaluated)
+
+
+RANDOM_X = np.random.default_rng(1).normal(size=(200, 3))
+# Every other trial is rejected.
+BOLD = odeopt.LyapunovControl(decrease=0.5, grow=1e3, hold_growth=False, initial_step_size=1.0)
+
+
+@pytest.mark.exact
+@pytest.mark.parametrize(
+    ("flow", "scheme"),
+    [
+        (odeopt.GradientFlow(), odeopt.Euler()),
+        (odeopt.HeavyBall(), None),
+        (odeopt.Adam(), odeopt.Heun()),
+        (odeopt.AdamW(), None),
+    ],
+    ids=["gradient", "heavy ball", "Adam", "AdamW"],
+)
+def test_early_rejection_saves_chunks_and_changes_nothing(flow, scheme):
+    whole, all_of_them = counted_run(flow, BOLD, nonnegative=False, scheme=scheme)
+    early, fewer = counted_run(flow, BOLD, nonnegative=True, scheme=scheme)
+    assert int(whole.stats["rejected"]) > 20
+    assert {key: int(n) for key, n in early.stats.items()} == {key: int(n) for key, n in whole.stats.items()}
+    for name in ("step_size", "loss", "energy"):
+        np.testing.assert_array_equal(getattr(early.history, name), getattr(whole.history, name))
+    # Each rejected trial takes one chunk of ten or a few, and the gradients of kept steps as many as before.
+    assert fewer < 0.8 * all_of_them
+
+
+@pytest.mark.parametrize(
+    "controller",
+    [
+        odeopt.LyapunovControl(rate="trial"),
+        odeopt.LyapunovControl(interpolate=True),
+        odeopt.AdaptiveControl(),
+        odeopt.ConstantStep(0.1),
+    ],
+    ids=["rate at the trial", "interpolation", "error", "constant"],
+)
+def test_controllers_that_need_the_whole_energy_get_it(controller):
+    flow = odeopt.GradientFlow()
+    whole, early = (counted_run(flow, controller, nonnegative, steps=15) for nonnegative in (False, True))
+    assert early[1] == whole[1]
+
+
+def test_losses_that_are_negative_all_the_same_are_added_up_to_the_end():
+    data = jnp.asarray([-1.0, 30.0, 1.0, -25.0])
+    objective = odeopt.FiniteSum(lambda y, x: y * x, data, chunk_size=1, nonnegative=True)
+    found = objective.value_until(jnp.asarray(1.0), lambda bound: bound > 2.0)
+    np.testing.assert_allclose(found, 1.25)
+    honest = odeopt.FiniteSum(lambda y, x: y * x, jnp.abs(data), chunk_size=1, nonnegative=True)
+    np.testing.assert_allclose(honest.value_until(jnp.asarray(1.0), lambda bound: bound > 2.0), 31 / 4)
+
+
 def test_half_precision_is_added_in_single():
     def half(y, batch):
         y, *batch = (jnp.asarray(leaf, jnp.bfloat16) for leaf in (y, *batch))

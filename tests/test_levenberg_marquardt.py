@@ -274,6 +274,15 @@ def test_single_precision_ends_at_its_rounding():
     assert abs(float(DECAYS.value(solution.value.astype(float))) - float(exact.loss)) < 1e-9
 
 
+@pytest.mark.parametrize("linear_solver", ["cholesky", "qr", "cg"])
+def test_residuals_of_a_wider_type_than_the_parameters_are_solved(linear_solver):
+    start = np.array([1.0, 3.0, 1.0, 0.01], np.float32)
+    solution = run(DECAYS, solver(linear_solver=linear_solver), start, stop=odeopt.Stop(gradient_norm=1e-5))
+    assert solution.value.dtype == jnp.float32
+    exact = run(DECAYS, solver(), start.astype(float))
+    assert abs(float(DECAYS.value(solution.value.astype(float))) - float(exact.loss)) < 1e-8
+
+
 def test_lanes_of_a_batch_are_solved_as_if_alone():
     starts = jnp.array([[1.0, 3.0, 1.0, 0.01], [2.0, 1.0, 0.3, 0.1]])
     alone = [run(DECAYS, solver(), start, history=None).value for start in starts]

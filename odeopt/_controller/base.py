@@ -155,6 +155,15 @@ class AbstractController(eqx.Module):
     needs_shadow: ClassVar[bool] = False
 
     @property
+    def rejects_early(self) -> bool:
+        """Whether a rejected trial need not be evaluated to the end (default: no).
+
+        That is so if `judge` rejects every change of the energy above some bound, whatever the rest of the attempt is,
+        and `update` does not ask by how much a rejected trial was above.
+        """
+        return False
+
+    @property
     def tolerance(self) -> Tolerance | None:
         """What the local error is measured by; `None` (default) where the controller does not look at it."""
         return None

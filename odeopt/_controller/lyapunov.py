@@ -117,6 +117,10 @@ class LyapunovControl(AbstractController):
         if not isinstance(self.bisections, int) or self.bisections < 0:
             raise ValueError(f"LyapunovControl(bisections={self.bisections}): expected a whole number >= 0.")
 
+    @property
+    def rejects_early(self) -> bool:
+        return self.rate == "start" and not self.interpolate
+
     def init(self, step_size: Array) -> _LyapunovState:
         first = jnp.clip(step_size, self.minimum_step_size, self.maximum_step_size).astype(step_size.dtype)
         return _LyapunovState(

@@ -45,6 +45,9 @@ class FiniteSum(AbstractObjective):
     - `chunk_size`: how many examples are evaluated at a time; the last chunk may be shorter. `None` (default): as many
         as keep the backward pass within `memory`.
     - `memory`: in bytes, beside data, parameters and gradient; for `chunk_size=None`.
+    - `nonnegative`: that no loss of any example is negative. The pass over the data for a trial then ends where what
+        has been added up is enough to reject it; all decisions are the same, where the controller does not ask by how
+        much a trial fails. (A negative loss that is met all the same makes the pass go through to the end.)
     - `has_aux`: whether `loss` returns `(loss, aux)`, with `aux` a pytree of numbers such as an accuracy, each the mean
         of the batch or one for every example; their means over the data are `solution.aux`.
 
@@ -70,6 +73,7 @@ class FiniteSum(AbstractObjective):
     per_example: bool = eqx.field(static=True, default=False)
     chunk_size: int | None = eqx.field(static=True, default=None)
     memory: int = eqx.field(static=True, default=MEMORY)
+    nonnegative: bool = eqx.field(static=True, default=False)
     has_aux: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
@@ -101,6 +105,33 @@ class FiniteSum(AbstractObjective):
             return accurate_sum(self._losses(parameters, self.data, self.weights)) / self._total()
         trained, rest = eqx.partition(parameters, eqx.is_inexact_array)
         return _summed(trained, _OfChunk(self, rest), size) / self._total()
+
+    @property
+    def stops_early(self) -> bool:
+        return self.nonnegative and self.evaluation == "lazy"
+
+    def value_until(self, parameters: PyTree, hopeless: Callable[[Array], Array]) -> Array:
+        size, total = self._chunk_size(parameters), self._total()
+        whole, rest = divmod(self.count, size)
+
+        def losses(start: Array | int, length: int) -> Array:
+            return self._losses(parameters, self._examples(start, length), self._weights(start, length))
+
+        def going_on(carry) -> Array:
+            index, found, honest = carry
+            return (index < whole) & ~(honest & hopeless(found.rounded() / total))
+
+        def add(carry):
+            index, found, honest = carry
+            chunk = losses(index * size, size)
+            return index + 1, found.add(accurate_sum(chunk)), honest & jnp.all(chunk >= 0)
+
+        nothing = nothing_yet(jax.eval_shape(lambda: accurate_sum(losses(0, size))))
+        first = jnp.asarray(0, jnp.int32), nothing, jnp.asarray(True)
+        _, found, _ = jax.lax.while_loop(going_on, add, first)
+        if rest:
+            found = found.add(accurate_sum(losses(whole * size, rest)))
+        return found.rounded() / total
 
     def auxiliary(self, parameters: PyTree) -> PyTree:
         if not self.has_aux:

@@ -55,6 +55,18 @@ class AbstractObjective(eqx.Module):
     def auxiliary(self, parameters: PyTree) -> PyTree:
         """What the user's function returns beside the value; `None` if nothing."""
 
+    @property
+    def stops_early(self) -> bool:
+        """Whether `value_until` can do with less than all of the work of `value`."""
+        return False
+
+    def value_until(self, parameters: PyTree, hopeless: Callable[[Array], Array]) -> Array:
+        """The objective at `parameters`; or any lower bound of it for which `hopeless(bound)` is true.
+
+        `hopeless`: false up to some number, and true above.
+        """
+        return self.value(parameters)
+
     def fitted(self, parameters: PyTree) -> "AbstractObjective":
         """The objective with what it leaves open chosen for parameters like these, when a run begins."""
         return self
@@ -121,6 +133,13 @@ class PartialObjective(AbstractObjective):
 
     def auxiliary(self, parameters: PyTree) -> PyTree:
         return self.full.auxiliary(merge_parameters(parameters, self.frozen))
+
+    @property
+    def stops_early(self) -> bool:
+        return self.full.stops_early
+
+    def value_until(self, parameters: PyTree, hopeless: Callable[[Array], Array]) -> Array:
+        return self.full.value_until(merge_parameters(parameters, self.frozen), hopeless)
 
 
 class Merged(eqx.Module):

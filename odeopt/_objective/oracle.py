@@ -63,6 +63,22 @@ class Oracle:
         return self._value
 
     @property
+    def value_dtype(self):
+        """The dtype of the objective's value, which is not evaluated for it."""
+        return (jax.eval_shape(self._objective.value, self.point) if self._value is None else self._value).dtype
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether the value is yet to be evaluated, and `value_until` can save work."""
+        return self._value is None and self._objective.stops_early
+
+    def value_until(self, hopeless: Callable[[Array], Array]) -> Array:
+        """The value, or a lower bound of it that is `hopeless` and is taken for it from now on."""
+        self._tally.values += 1
+        self._value = self._objective.value_until(self.point, hopeless)
+        return self._value
+
+    @property
     def gradient(self) -> PyTree:
         """The gradient at the point, in the structure of the parameters."""
         if self._gradient is None:

@@ -132,7 +132,7 @@ class LevenbergMarquardt(AbstractScheme):
         scaled, promised = solve.step()
         if self.geodesic:
             scaled = self._corrected(scaled, here, solve, oracle, unravel)
-        end = unravel(flat + scaled / here.units)
+        end = unravel((flat + scaled / here.units).astype(flat.dtype))
         return Trial(State(end), oracle.at(end), quadrature=lambda: promised / step_size, learnt=here)
 
     def _renewed(self, flat: Array, oracle: Oracle, known: Linearisation) -> Linearisation:
@@ -186,7 +186,8 @@ class LevenbergMarquardt(AbstractScheme):
         self, scaled: Array, here: Linearisation, solve: Factored | Orthogonal | Iterated, oracle: Oracle, unravel
     ) -> Array:
         """The step with the second order correction, where that is short."""
-        direction = unravel(scaled / here.units)
+        # Residuals may be of a wider type than the parameters.
+        direction = unravel((scaled / here.units).astype(here.position.dtype))
         correction = solve.correction(oracle.second_jvp(direction), oracle)
         short = jnp.linalg.norm(correction) <= LONGEST_CORRECTION * jnp.linalg.norm(scaled)
         return scaled + jnp.where(short, correction, 0.0)
