@@ -31,3 +31,18 @@ def cutest(results: dict) -> str:
 def nist(results: dict) -> str:
     """From how many starts the certified parameters are found."""
     return results["nist"]["LevenbergMarquardt"]["found"]
+
+
+def single(results: dict) -> str:
+    """How near to the limit of rounding fits in float32 end."""
+    rows = ["| fit | loss | over the limit of rounding | result |", "|---|---|---|---|"]
+    runge = {f"Runge's function, {name}": run for name, run in results["runge32"].items()}
+    networks = {EQUATIONS[name]: run for name, run in results["pinns32"].items()}
+    for name, run in (runge | networks).items():
+        rows.append(f"| {name} | {run['loss']} | {run['over limit']} | `{run['end']}` |")
+    return "\n".join(rows)
+
+
+def nist_single(results: dict) -> str:
+    """From how many starts a fit in float32 comes within ten times the limit of rounding."""
+    return results["nist32"]["LevenbergMarquardt"]["within ten times"]
