@@ -277,7 +277,7 @@ def test_half_precision_is_added_in_single():
     [
         (lambda: odeopt.FiniteSum("mse", DATA), "expected a function"),
         (lambda: odeopt.FiniteSum(of_batch, (jnp.ones((3, 2)), jnp.ones(4))), r"got shapes \[\(3, 2\), \(4,\)\]"),
-        (lambda: odeopt.FiniteSum(of_batch, None), "expected arrays with the examples"),
+        (lambda: odeopt.FiniteSum(of_batch, None), "must be arrays with the samples"),
         (lambda: odeopt.FiniteSum(of_batch, DATA, jnp.ones(4)), r"shape \(23,\); got \(4,\)"),
         (lambda: odeopt.FiniteSum(of_batch, DATA, jnp.zeros(COUNT)), "not all 0"),
         (lambda: odeopt.FiniteSum(of_batch, DATA, -jnp.ones(COUNT)), "weights >= 0"),

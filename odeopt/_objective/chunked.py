@@ -8,6 +8,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 
+def check_samples(name: str, samples: PyTree) -> None:
+    """**Raises:** `ValueError` for what holds no samples along a first axis; `name`: of the pytree."""
+    leaves = jax.tree.leaves(samples)
+    counts = {leaf.shape[0] if getattr(leaf, "ndim", 0) else None for leaf in leaves}
+    if not leaves or None in counts or len(counts) > 1 or 0 in counts:
+        shapes = [getattr(leaf, "shape", leaf) for leaf in leaves]
+        raise ValueError(
+            f"{name} must be arrays with the samples along their first axis, all of the same length >= 1; got shapes "
+            f"{shapes}."
+        )
+
+
 def summed(of_chunk: Callable[[PyTree], PyTree], chunk_size: int, samples: PyTree) -> PyTree:
     """The sum of `of_chunk(samples[i : i + chunk_size])` over all chunks, the last of which may be shorter."""
     count = jax.tree.leaves(samples)[0].shape[0]

@@ -16,6 +16,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from .accurate_sum import accurate_sum, nothing_yet
+from .chunked import check_samples
 from .objective import AbstractObjective
 
 # What the backward pass of a chunk may keep, in bytes: some chunks of it fit into the memory of any machine, and
@@ -79,7 +80,7 @@ class FiniteSum(AbstractObjective):
     def __check_init__(self):
         if not callable(self.loss):
             raise TypeError(f"FiniteSum(loss={self.loss!r}): expected a function loss(y, batch).")
-        _check_data(self.data)
+        check_samples("FiniteSum(...): data", self.data)
         _check_weights(self.weights, self.count)
         for name in ("chunk_size", "memory"):
             value = getattr(self, name)
@@ -267,17 +268,6 @@ def _check_losses(losses: Array, length: int, weighted: bool, per_example: bool)
         raise ValueError(
             "FiniteSum(weights=...): the loss returns the mean of a batch, whose examples can no longer be weighted. "
             "Return one loss for each example, shape (n,), or pass per_example=True."
-        )
-
-
-def _check_data(data: PyTree) -> None:
-    leaves = jax.tree.leaves(data)
-    counts = {leaf.shape[0] if getattr(leaf, "ndim", 0) else None for leaf in leaves}
-    if not leaves or None in counts or len(counts) > 1 or 0 in counts:
-        shapes = [getattr(leaf, "shape", leaf) for leaf in leaves]
-        raise ValueError(
-            "FiniteSum(data=...): expected arrays with the examples along their first axis, all of the same length "
-            f">= 1; got shapes {shapes}."
         )
 
 

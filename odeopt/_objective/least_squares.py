@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree
 
 from .._hyperparameter import concrete, hyperparameter
 from .._tree import size, vdot
-from .chunked import chunked, summed
+from .chunked import check_samples, chunked, summed
 from .objective import AbstractObjective
 
 REDUCTIONS = ("sum", "mean")
@@ -128,7 +128,7 @@ class LeastSquares(AbstractLeastSquares):
         if self.chunk_size is not None and not self.per_sample:
             raise ValueError("LeastSquares(chunk_size=...): only residuals per sample can be evaluated in chunks.")
         if self.per_sample:
-            _check_samples(self.args)
+            check_samples("LeastSquares(per_sample=True): args", self.args)
 
     @property
     def evaluation(self) -> str:
@@ -341,14 +341,3 @@ def _flat(returned: PyTree) -> Array:
     if flat.size == 0:
         raise ValueError("the residual function returned no residual at all (arrays of size 0).")
     return flat
-
-
-def _check_samples(samples: PyTree) -> None:
-    leaves = jax.tree.leaves(samples)
-    counts = {leaf.shape[0] if getattr(leaf, "ndim", 0) else None for leaf in leaves}
-    if not leaves or None in counts or len(counts) > 1 or 0 in counts:
-        shapes = [getattr(leaf, "shape", leaf) for leaf in leaves]
-        raise ValueError(
-            f"LeastSquares(per_sample=True): args must be arrays with the samples along their first axis, all of the "
-            f"same length >= 1; got shapes {shapes}."
-        )
