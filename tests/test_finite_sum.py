@@ -252,6 +252,26 @@ def test_controllers_that_need_the_whole_energy_get_it(controller):
     assert early[1] == whole[1]
 
 
+class Uphill(odeopt.GradientFlow):
+    """An energy that falls as the loss rises: no lower bound of the loss is one of the energy."""
+
+    def vector_field(self, t, state, oracle):
+        return odeopt.State(oracle.gradient)
+
+    def energy(self, t, state, oracle):
+        return -oracle.value
+
+
+def test_an_energy_that_falls_with_a_rising_loss_is_evaluated_to_the_end():
+    control = odeopt.LyapunovControl(initial_step_size=1e-3)
+    whole, early = (
+        counted_run(Uphill(), control, nonnegative, steps=10, scheme=odeopt.Euler()) for nonnegative in (False, True)
+    )
+    assert int(whole[0].stats["accepted"]) > 0
+    assert int(early[0].stats["accepted"]) == int(whole[0].stats["accepted"])
+    assert early[1] == whole[1]
+
+
 def test_losses_that_are_negative_all_the_same_are_added_up_to_the_end():
     data = jnp.asarray([-1.0, 30.0, 1.0, -25.0])
     objective = odeopt.FiniteSum(lambda y, x: y * x, data, chunk_size=1, nonnegative=True)
