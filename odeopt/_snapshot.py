@@ -1,5 +1,7 @@
 """Everything that is known at the point where a run stands."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -54,9 +56,7 @@ def split_energy(flow: AbstractFlow, t: Array, state: State, oracle: Oracle, dty
         # Evaluated here, because what the oracle learnt inside the trace below could not be used outside of it.
         _ = oracle.gradient
 
-    def energy(value):
-        return flow.energy(t, state, oracle.with_value(value))
-
+    energy = _of_value(flow, t, state, oracle)
     derivative = jax.grad(energy)
     jaxpr = jax.make_jaxpr(derivative)(value).jaxpr
     if not depends_on_arguments(jaxpr):
@@ -73,12 +73,15 @@ def known_split(flow: AbstractFlow, t: Array, state: State, oracle: Oracle, dtyp
     if "gradient" in reads(flow.energy, t, state, unknown):
         return None
 
-    def slope(value):
-        return jax.grad(lambda value: flow.energy(t, state, oracle.with_value(value)))(value)
-
+    slope = jax.grad(_of_value(flow, t, state, oracle))
     if depends_on_arguments(jax.make_jaxpr(slope)(unknown).jaxpr):
         return None
     return split_energy(flow, t, state, oracle.with_value(unknown), dtype)
+
+
+def _of_value(flow: AbstractFlow, t: Array, state: State, oracle: Oracle) -> Callable[[Array], Array]:
+    """The energy as a function of the objective's value alone."""
+    return lambda value: flow.energy(t, state, oracle.with_value(value))
 
 
 def energy_change(before: EnergySplit, after: EnergySplit, value: Array, value_change: Array) -> Array:

@@ -15,8 +15,8 @@ from ._results import RESULTS, RUNNING, code
 CHANGE_WINDOW = 10
 # ... unless the step size has grown so much over them that it was the step that was small, and not the slope.
 CHANGE_GROWTH = 10.0
-# A new low is one by this factor at least: less in a thousand trials would take two million for a
-# digit of the gradient.
+# A new low is one by this factor at least: less in a thousand trials would take two million
+# for a digit of the gradient.
 NEW_LOW = 0.999
 
 
