@@ -70,6 +70,7 @@ from ._flow import Relativistic as Relativistic
 from ._flow import Rescaled as Rescaled
 from ._flow import RMSProp as RMSProp
 from ._flow import ScheduleFree as ScheduleFree
+from ._flow import ScheduleFreeAdam as ScheduleFreeAdam
 from ._flow import Shampoo as Shampoo
 from ._flow import Sign as Sign
 from ._flow import SimplexEntropy as SimplexEntropy
@@ -120,6 +121,7 @@ from ._scheme import MirrorEuler as MirrorEuler
 from ._scheme import PositionVerlet as PositionVerlet
 from ._scheme import Ralston as Ralston
 from ._scheme import RelaxationRK as RelaxationRK
+from ._scheme import ScheduleFreeStep as ScheduleFreeStep
 from ._scheme import SemiImplicitEuler as SemiImplicitEuler
 from ._scheme import Trial as Trial
 from ._scheme import Tsit5 as Tsit5

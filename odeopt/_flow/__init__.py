@@ -57,6 +57,7 @@ from .rescaled import Rescaled as Rescaled
 from .restart import AdaptiveRestart as AdaptiveRestart
 from .rmsprop import RMSProp as RMSProp
 from .schedule_free import ScheduleFree as ScheduleFree
+from .schedule_free_adam import ScheduleFreeAdam as ScheduleFreeAdam
 from .shampoo import Shampoo as Shampoo
 from .sign import Sign as Sign
 from .sign import SmoothSign as SmoothSign

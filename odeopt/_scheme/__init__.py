@@ -25,6 +25,7 @@ from .low_storage import LowStorageRK as LowStorageRK
 from .low_storage import WilliamsonRK3 as WilliamsonRK3
 from .mirror import MirrorEuler as MirrorEuler
 from .relaxation import RelaxationRK as RelaxationRK
+from .schedule_free import ScheduleFreeStep as ScheduleFreeStep
 from .semi_implicit import SemiImplicitEuler as SemiImplicitEuler
 from .tableaus import RK4 as RK4
 from .tableaus import SSPRK33 as SSPRK33
