@@ -1,5 +1,7 @@
 """Optimizers as dissipative dynamical systems, with step control that preserves their dissipation."""
 
+from ._checkpoint import Checkpoints as Checkpoints
+from ._checkpoint import NotSavedError as NotSavedError
 from ._controller import PID as PID
 from ._controller import AbstractController as AbstractController
 from ._controller import AdaptiveControl as AdaptiveControl

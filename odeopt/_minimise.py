@@ -135,7 +135,12 @@ def continued(problem: Problem | RelayProblem, parameters: PyTree, state: Solver
             f"state comes from a run of {len(earlier) // 3} solvers, but solver has {len(given) // 3}. Pass the same "
             "solver, or start anew with y0=solution.value and without state."
         )
-    _same_numbers(problem.solver, state.solver)
+    check_same_numbers(
+        problem.solver,
+        state.solver,
+        "state",
+        "(or state.solver), or start anew with y0=solution.value and without state",
+    )
     earlier, given = (
         (jax.tree.structure(tree), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)])
         for tree in (state.run.snapshot.state.position, parameters)
@@ -151,8 +156,13 @@ def _parts(solver: Solver | Sequence) -> list[tuple[str, str]]:
     return [(part, type(getattr(each, part)).__name__) for each in solvers for part in ("flow", "scheme", "controller")]
 
 
-def _same_numbers(given: Solver | Sequence, earlier: Solver | Sequence) -> None:
-    """Hyper-parameters of a solver that are not those of the earlier run would be ignored without a word."""
+def check_same_numbers(given: Solver | Sequence, earlier: Solver | Sequence, source: str, way_out: str) -> None:
+    """Hyper-parameters of a solver that are not those of the earlier run would be ignored without a word.
+
+    **Arguments:** `source`: what brings the earlier run; `way_out`: what to do, beside passing the same solver.
+
+    **Raises:** `ValueError`.
+    """
     known = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(earlier)}
     for path, leaf in jax.tree_util.tree_leaves_with_path(given):
         name, before = jax.tree_util.keystr(path), known.get(jax.tree_util.keystr(path))
@@ -163,8 +173,8 @@ def _same_numbers(given: Solver | Sequence, earlier: Solver | Sequence) -> None:
         # In the precision of the run, which the earlier solver has been cast to.
         if leaf.shape != before.shape or not bool(jnp.all(leaf.astype(before.dtype) == before)):
             raise ValueError(
-                f"state comes from a run with solver{name} = {before}, but solver has {leaf}. Pass the same solver (or "
-                "state.solver), or start anew with y0=solution.value and without state."
+                f"{source} comes from a run with solver{name} = {before}, but solver has {leaf}. Pass the same solver "
+                f"{way_out}."
             )
 
 

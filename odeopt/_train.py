@@ -3,23 +3,22 @@
 import math
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 from tqdm import tqdm
 
+from ._checkpoint import Checkpoints, NotSavedError
 from ._course import begin, begin_again, best_of, go_on
-from ._examples import as_examples, as_validation, callable_metrics, check_metrics
+from ._examples import as_examples, as_validation, check_metrics
+from ._interruption import interruption
 from ._minimise import check_settings, conclude, continued, prepare
 from ._objective import AbstractObjective, Objective
 from ._parameters import merge_parameters
@@ -27,9 +26,12 @@ from ._record import Record, empty_record
 from ._relay import Relay, RelayProblem
 from ._results import RESULTS, RUNNING, code
 from ._run import COUNTS, Problem, Run, cost
+from ._run_checkpoints import run_checkpoints
+from ._scoreboard import Scoreboard
 from ._sequence import Sequence as SolverSequence
-from ._solution import History, Solution, SolverState, history_of, starting_point
+from ._solution import Solution, SolverState, starting_point
 from ._solver import Solver
+from ._standing import Standing, trials_of
 from ._stop import Stop
 
 # A block should take about so long: often enough to answer Ctrl-C and to redraw the bar, seldom enough that the
@@ -38,16 +40,15 @@ BLOCK_SECONDS = 0.25
 # Trials of the largest block, which is the room for its history; fewer where every state is kept.
 BLOCK_TRIALS = 2048
 BLOCK_TRIALS_WITH_STATES = 64
-# Metrics are passes over the data too: not more often than this, and once at the end.
-METRIC_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Progress:
     """What a callback of `train` sees after a block of trials.
 
-    **Attributes:** `trials` of this call; `stats` as in `Solution`; `loss`, `energy`, `step_size`, `gradient_norm`
-    where the run stands; `metrics`, the newest values by name; `elapsed` in seconds; `best()` gives the best model.
+    **Attributes:** `trials` of this call, or of the whole run that it resumes; `stats` as in `Solution`; `loss`,
+    `energy`, `step_size`, `gradient_norm` where the run stands; `metrics`, the newest values by name; `elapsed` in
+    seconds; `best()` gives the best model.
     """
 
     trials: int
@@ -76,8 +77,10 @@ def train(
     callbacks: Sequence[Callable[[Progress], bool | None]] = (),
     time_limit: float | None = None,
     progress: bool | None = None,
+    checkpoints: Checkpoints | None = None,
+    resume: bool = False,
 ) -> tuple[Any, Solution]:
-    """Train a model on data, full batch, with the host in between: progress bar, metrics, callbacks, Ctrl-C.
+    """Train a model on data, full batch, with the host in between: metrics, callbacks, Ctrl-C, checkpoints.
 
     The steps are those of `minimise`, to the last bit; `train` never raises because of the way a run ended.
 
@@ -98,11 +101,16 @@ def train(
         `interrupted`.
     - `time_limit`: in seconds, compilation included; checked after every block.
     - `progress`: whether to draw a bar on stderr; `None`: where that is a terminal.
+    - `checkpoints`: an `odeopt.Checkpoints`: where and how often the run is saved; also at its end. SIGTERM then ends
+        it as Ctrl-C does.
+    - `resume`: whether to go on from the newest checkpoint, bit for bit, with the same other arguments; from the start
+        where there is none yet. `max_steps` and `time_limit` then count the whole run, as history and metrics do.
 
     **Returns:** `(model, solution)`: the best model met, and the `Solution`, whose history holds NumPy arrays of the
     accepted steps, whose `stats` are Python integers, and whose `metrics` the values of the metrics over the run.
 
-    **Raises:** `TypeError` or `ValueError` for arguments that cannot work, before anything is compiled.
+    **Raises:** `TypeError` or `ValueError` for arguments that cannot work, before anything is compiled, checkpoints of
+    another run included; `odeopt.NotSavedError`, which carries the solution, if the last checkpoint cannot be written.
 
     !!! example
 
@@ -116,9 +124,8 @@ def train(
     """
     given: Solver | SolverSequence = solver or (state.solver if isinstance(state, SolverState) else Solver())
     check_settings(given, stop, max_steps, history)
-    _check_host(callbacks, time_limit)
+    _check_host(callbacks, time_limit, checkpoints, resume)
     began = time.monotonic()
-    deadline = math.inf if time_limit is None else began + time_limit
     objective, data = _with_data(loss, data)
     check_metrics(metrics, validation, data)
     if validation is not None:
@@ -126,51 +133,66 @@ def train(
     problem, parameters = prepare(
         objective, None, False, given, model, Stop(gradient_norm=1e-6) if stop is None else stop
     )
-    board = _Scoreboard(problem, parameters, metrics or {}, {"train": data, "validation": validation})
-    with _interruption() as interrupted, _bar(progress, max_steps) as bar:
-        if state is None:
-            problem, run = _start(problem, parameters)
-        else:
-            problem = continued(problem, parameters, state)
-            run = _resume(problem, state.run)
-        first = starting_point(run)
-        parts: list[PyTree] = []
-        rejections = 0
-        trials, block, result = 0, 1, int(run.result)
-        while result == RUNNING and trials < max_steps:
-            block = min(block, max_steps - trials)
-            tick = time.monotonic()
-            run, record = _block(problem, run, rejections, block, history)
-            result = int(run.result)  # waits for the block
+    frozen = problem.objective.frozen
+    board = Scoreboard(parameters, frozen, metrics or {}, {"train": data, "validation": validation})
+    described_data = objective if data is None else data
+    signals = (signal.SIGINT,) if checkpoints is None else (signal.SIGINT, signal.SIGTERM)
+    not_saved: NotSavedError | None = None
+    with (
+        interruption(*signals) as interrupted,
+        run_checkpoints(checkpoints, resume, problem, parameters, described_data, history, board) as saver,
+        _bar(progress, max_steps) as bar,
+    ):
+        taken_up = None if saver is None else saver.take_up()
+        standing = _begun(problem, parameters, state) if taken_up is None else taken_up
+        if saver is not None:
+            saver.begin(standing, taken_up is not None)
+        began -= standing.elapsed
+        deadline = math.inf if time_limit is None else began + time_limit
+        bar.update(standing.trials)
+        block, result = 1, int(standing.run.result)
+        if result == RUNNING and taken_up is not None and time.monotonic() >= deadline:
+            result = code(RESULTS.time_limit_reached)
+        while result == RUNNING and standing.trials < max_steps:
+            block = min(block, max_steps - standing.trials)
+            if saver is not None:
+                block = int(min(block, saver.room(standing)))
+            tick, before = time.monotonic(), standing.trials
+            standing.add(*_block(standing.problem, standing.run, standing.rejections, block, history))
+            result = int(standing.run.result)  # waits for the block
             now = time.monotonic()
-            done = int(run.counts[0] + run.counts[1]) - _trials_before(state) - trials
-            trials += done
-            if record is not None:
-                parts.append(_written(record))
-                rejections = int(record.rejections)
-            board.update(run, trials, now)
-            report = _report(problem, run, trials, board.newest, now - began)
-            _draw(bar, report, done)
+            board.update(standing.run.snapshot.state.position, standing.trials, now)
+            if saver is not None:
+                saver.update(standing, now, now - began)
+            report = _report(standing, board.newest, now - began)
+            _draw(bar, report, standing.trials - before)
             wants_end = [bool(callback(report)) for callback in callbacks]
             if result == RUNNING and (any(wants_end) or interrupted.is_set()):
                 result = code(RESULTS.interrupted)
             elif result == RUNNING and now >= deadline:
                 result = code(RESULTS.time_limit_reached)
             block = _next_block(block, now - tick, deadline - now, history)
-    run = eqx.tree_at(lambda r: r.result, run, jnp.asarray(result, jnp.int32))
-    board.finish(run, trials)
-    solution = conclude(problem, run, None if history is None else _join(parts, run, first, history))
-    model = merge_parameters(solution.value, problem.objective.frozen)
-    stats = {name: int(count) for name, count in solution.stats.items()}
-    solution = replace(solution, value=model, stats=stats, metrics=board.table())
+        try:
+            if saver is not None:
+                saver.finish(standing, time.monotonic() - began)
+        except NotSavedError as error:
+            not_saved = error
+    solution = _concluded(standing, result, history, board)
+    if not_saved is not None:
+        not_saved.solution = solution
+        raise not_saved
     return solution.value, solution
 
 
-def _check_host(callbacks, time_limit) -> None:
+def _check_host(callbacks, time_limit, checkpoints, resume) -> None:
     if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
         raise TypeError(f"callbacks must be a list of functions, such as callbacks=[function]; got {callbacks!r}.")
     if time_limit is not None and not (isinstance(time_limit, Real) and float(time_limit) > 0):
         raise ValueError(f"time_limit={time_limit!r}: expected seconds > 0, or None.")
+    if checkpoints is not None and not isinstance(checkpoints, Checkpoints):
+        raise TypeError(f'checkpoints={checkpoints!r}: expected odeopt.Checkpoints("FOLDER"), or None.')
+    if resume and checkpoints is None:
+        raise ValueError('resume=True: say where the checkpoints are, checkpoints=odeopt.Checkpoints("FOLDER").')
 
 
 def _with_data(loss, data: PyTree) -> tuple[AbstractObjective, PyTree]:
@@ -183,6 +205,27 @@ def _with_data(loss, data: PyTree) -> tuple[AbstractObjective, PyTree]:
         raise TypeError(f"loss must be a function loss(model, batch) -> scalar; got {type(loss).__name__}.")
     data = as_examples("data", data)
     return Objective(loss, data), data
+
+
+def _begun(problem: Problem | RelayProblem, parameters: PyTree, state: SolverState | None) -> Standing:
+    """A new run, or one that goes on from the state of another."""
+    if state is None:
+        problem, run = _start(problem, parameters)
+        return Standing(problem, run, starting_point(run))
+    problem = continued(problem, parameters, state)
+    run = _resume(problem, state.run)
+    return Standing(problem, run, starting_point(run), before=trials_of(run))
+
+
+def _concluded(standing: Standing, result: int, history: str | None, board: Scoreboard) -> Solution:
+    """What is handed back, once the host knows why the run has ended."""
+    run, objective = standing.run, standing.problem.objective
+    run = eqx.tree_at(lambda r: r.result, run, jnp.asarray(result, jnp.int32))
+    board.evaluate(best_of(run).position, standing.trials)
+    solution = conclude(standing.problem, run, standing.history(history))
+    model = merge_parameters(solution.value, objective.frozen)
+    stats = {name: int(count) for name, count in solution.stats.items()}
+    return replace(solution, value=model, stats=stats, metrics=board.table())
 
 
 @eqx.filter_jit
@@ -221,94 +264,20 @@ def _next_block(trials: int, seconds: float, left: float, history: str | None) -
     return int(np.clip(wanted, 1, min(10 * trials, _room(history))))
 
 
-def _trials_before(state: SolverState | None) -> int:
-    return 0 if state is None else int(state.run.counts[0] + state.run.counts[1])
-
-
-def _written(record: Record) -> PyTree:
-    """The rows of a block's history that were written, copied so that the rest of the buffer can go."""
-    written = slice(int(record.length))
-    return jax.tree.map(lambda leaf: np.array(np.asarray(leaf)[written]), (record.rows, record.states))
-
-
-def _join(parts: list[PyTree], run: Run | Relay, first: dict[str, Array], history: str) -> History:
-    """The histories of all blocks, one after the other."""
-    parts = parts or [_written(empty_record(run, 0, history == "states"))]
-    rows, states = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-    record = Record(np.asarray(len(rows)), np.asarray(0), np.asarray(0), rows, states)
-    return history_of(record, jax.tree.map(np.asarray, first))
-
-
-def _report(
-    problem: Problem | RelayProblem, run: Run | Relay, trials: int, metrics: dict[str, float], elapsed: float
-) -> Progress:
+def _report(standing: Standing, metrics: dict[str, float], elapsed: float) -> Progress:
+    run, problem = standing.run, standing.problem
     return Progress(
-        trials=trials,
+        trials=standing.trials,
         stats={name: int(count) for name, count in zip(COUNTS, np.asarray(run.counts), strict=True)}
         | {"cost": int(cost(run.counts))},
         loss=float(run.snapshot.value),
         energy=float(run.snapshot.energy),
         step_size=float(SolverState(run, problem.solver).step_size),
         gradient_norm=float(run.snapshot.stationarity),
-        metrics=dict(metrics),
+        metrics=metrics,
         elapsed=elapsed,
         best=lambda: merge_parameters(best_of(run).position, problem.objective.frozen),
     )
-
-
-class _Scoreboard:
-    """Evaluates the metrics now and then and keeps their values."""
-
-    def __init__(self, problem: Problem | RelayProblem, parameters: PyTree, metrics: Mapping, sets: dict[str, PyTree]):
-        self._frozen = problem.objective.frozen
-        self._metrics = callable_metrics(metrics, sets, merge_parameters(parameters, self._frozen))
-        self._rows: list[dict[str, float]] = []
-        self._last = -math.inf
-        self.newest: dict[str, float] = {}
-
-    def update(self, run: Run | Relay, trials: int, now: float) -> None:
-        if self._metrics and now - self._last >= METRIC_SECONDS:
-            self._evaluate(run.snapshot.state.position, trials)
-            self._last = now
-
-    def finish(self, run: Run | Relay, trials: int) -> None:
-        if self._metrics:
-            self._evaluate(best_of(run).position, trials)
-
-    def table(self) -> dict[str, np.ndarray] | None:
-        if not self._rows:
-            return None
-        return {name: np.asarray([row[name] for row in self._rows]) for name in self._rows[0]}
-
-    def _evaluate(self, position: PyTree, trials: int) -> None:
-        model = merge_parameters(position, self._frozen)
-        self.newest = {name: float(metric(model, batch)) for name, (metric, batch) in self._metrics.items()}
-        self._rows.append({"trials": trials, **self.newest})
-
-
-@contextmanager
-def _interruption() -> Iterator[threading.Event]:
-    """Turns the first Ctrl-C into a flag that is looked at after the block; a second one raises as usual.
-
-    Only where Ctrl-C would raise: a program with an answer of its own keeps it.
-    """
-    flag, usual = threading.Event(), signal.default_int_handler
-    # Signals reach the main thread only.
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
-        yield flag
-        return
-
-    def on_signal(number, frame):
-        if flag.is_set():
-            signal.signal(signal.SIGINT, usual)
-            raise KeyboardInterrupt
-        flag.set()
-
-    signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, usual)
 
 
 def _bar(progress: bool | None, max_steps: int) -> tqdm:

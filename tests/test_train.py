@@ -159,7 +159,7 @@ def test_metrics_are_those_of_the_model_that_is_returned(metric):
 
 def test_metrics_follow_the_run_where_time_has_passed(monkeypatch):
     in_blocks_of(2, monkeypatch)
-    monkeypatch.setattr("odeopt._train.METRIC_SECONDS", 0.0)
+    monkeypatch.setattr("odeopt._scoreboard.METRIC_SECONDS", 0.0)
     reports = []
     _, solution = train(solver=DIVERGING, metrics={"loss": loss}, max_steps=7, callbacks=[reports.append])
     assert solution.metrics["trials"].tolist() == [1, 3, 5, 7, 7]
@@ -171,7 +171,7 @@ def test_metrics_follow_the_run_where_time_has_passed(monkeypatch):
 
 def test_metrics_wait_between_evaluations(monkeypatch):
     in_blocks_of(2, monkeypatch)
-    monkeypatch.setattr("odeopt._train.METRIC_SECONDS", 1e6)
+    monkeypatch.setattr("odeopt._scoreboard.METRIC_SECONDS", 1e6)
     assert train(metrics={"loss": loss}, max_steps=7)[1].metrics["trials"].tolist() == [1, 7]
 
 
