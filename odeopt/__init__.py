@@ -82,6 +82,9 @@ from ._flow import SmoothNuclearNorm as SmoothNuclearNorm
 from ._flow import SmoothSign as SmoothSign
 from ._flow import Spectral as Spectral
 from ._flow import State as State
+from ._minibatch import BatchHistory as BatchHistory
+from ._minibatch import BatchSolution as BatchSolution
+from ._minibatch import EnergyTournament as EnergyTournament
 from ._minimise import minimise as minimise
 from ._objective import AbstractObjective as AbstractObjective
 from ._objective import FiniteSum as FiniteSum
@@ -89,6 +92,7 @@ from ._objective import LeastSquares as LeastSquares
 from ._objective import Objective as Objective
 from ._objective import Oracle as Oracle
 from ._predictor import Predictor as Predictor
+from ._progress import Progress as Progress
 from ._results import RESULTS as RESULTS
 from ._run_folder import load as load
 from ._scheme import RK4 as RK4
@@ -134,7 +138,6 @@ from ._solution import History as History
 from ._solution import Solution as Solution
 from ._solver import Solver as Solver
 from ._stop import Stop as Stop
-from ._train import Progress as Progress
 from ._train import train as train
 from ._verify.basin import StabilityOfMinimum as StabilityOfMinimum
 from ._verify.basin import stability_of_minimum as stability_of_minimum

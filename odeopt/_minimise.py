@@ -93,6 +93,11 @@ def check_settings(solver, stop, max_steps, history) -> None:
         raise TypeError(f"solver must be an odeopt.Solver; got {given}. Write odeopt.Solver(odeopt.Adam()), say.")
     if isinstance(solver, Sequence) and history == "states":
         raise ValueError("history='states': the solvers of a Sequence have different states; keep 'scalars' or None.")
+    check_run_settings(stop, max_steps, history)
+
+
+def check_run_settings(stop, max_steps, history) -> None:
+    """What does not depend on the solver."""
     if stop is not None and not isinstance(stop, Stop):
         raise TypeError(f"stop={stop!r}: expected an odeopt.Stop, such as odeopt.Stop(gradient_norm=1e-5).")
     if history not in HISTORIES:

@@ -2,10 +2,9 @@
 
 import math
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -13,15 +12,16 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
-from tqdm import tqdm
 
 from ._checkpoint import Checkpoints, NotSavedError
 from ._course import begin, begin_again, best_of, go_on
 from ._examples import as_examples, as_validation, check_metrics
 from ._interruption import interruption
-from ._minimise import check_settings, conclude, continued, prepare
+from ._minibatch import BatchSolution, EnergyTournament, Wishes, train_on_batches
+from ._minimise import check_run_settings, check_settings, conclude, continued, prepare
 from ._objective import AbstractObjective, Objective
 from ._parameters import merge_parameters
+from ._progress import Progress, draw, progress_bar
 from ._record import Record, empty_record
 from ._relay import Relay, RelayProblem
 from ._results import RESULTS, RUNNING, code
@@ -42,31 +42,11 @@ BLOCK_TRIALS = 2048
 BLOCK_TRIALS_WITH_STATES = 64
 
 
-@dataclass(frozen=True)
-class Progress:
-    """What a callback of `train` sees after a block of trials.
-
-    **Attributes:** `trials` of this call, or of the whole run that it resumes; `stats` as in `Solution`; `loss`,
-    `energy`, `step_size`, `gradient_norm` where the run stands; `metrics`, the newest values by name; `elapsed` in
-    seconds; `best()` gives the best model.
-    """
-
-    trials: int
-    stats: dict[str, int]
-    loss: float
-    energy: float
-    step_size: float
-    gradient_norm: float
-    metrics: dict[str, float]
-    elapsed: float
-    best: Callable[[], Any]
-
-
 def train(
     model: PyTree,
     loss,
     data: PyTree,
-    solver: Solver | SolverSequence | None = None,
+    solver: Solver | SolverSequence | EnergyTournament | None = None,
     *,
     stop: Stop | None = None,
     max_steps: int = 10_000,
@@ -79,10 +59,11 @@ def train(
     progress: bool | None = None,
     checkpoints: Checkpoints | None = None,
     resume: bool = False,
-) -> tuple[Any, Solution]:
-    """Train a model on data, full batch, with the host in between: metrics, callbacks, Ctrl-C, checkpoints.
+) -> tuple[Any, Any]:
+    """Train a model on data, with the host in between: metrics, callbacks, Ctrl-C, checkpoints.
 
-    The steps are those of `minimise`, to the last bit; `train` never raises because of the way a run ended.
+    Full batch the steps are those of `minimise`, to the last bit. With an `odeopt.EnergyTournament` as solver every
+    step sees a mini-batch. `train` never raises because of the way a run ended.
 
     **Arguments:**
 
@@ -90,9 +71,10 @@ def train(
     - `loss`: `loss(model, batch) -> scalar`, the mean over the batch; or an objective that carries its data, and
         then `data` is `None`.
     - `data`: a pytree of arrays with the same leading axis, the examples.
-    - `solver`: an `odeopt.Solver`, or an `odeopt.Sequence` of them; `None` (default) is
-        `odeopt.Solver()`, or for a continued run that of `state`.
-    - `stop`, `max_steps`, `state`, `history`: as in `minimise`.
+    - `solver`: an `odeopt.Solver`, or an `odeopt.Sequence` of them, or an `odeopt.EnergyTournament`; `None` (default)
+        is `odeopt.Solver()`, or for a continued run that of `state`.
+    - `stop`, `max_steps`, `state`, `history`: as in `minimise`; on mini-batches `max_steps` counts the steps behind the
+        contest of step sizes, and `stop` may have a `target_loss` (of the probe) and `max_evaluations`.
     - `validation`: a pytree like `data` with any number of examples, for the metrics.
     - `metrics`: functions `metric(model, batch) -> scalar` by name; evaluated at the model where the run stands about
         once a second and for the best model at the end, on `data` ("train/name") and `validation`
@@ -107,7 +89,8 @@ def train(
         where there is none yet. `max_steps` and `time_limit` then count the whole run, as history and metrics do.
 
     **Returns:** `(model, solution)`: the best model met, and the `Solution`, whose history holds NumPy arrays of the
-    accepted steps, whose `stats` are Python integers, and whose `metrics` the values of the metrics over the run.
+    accepted steps, whose `stats` are Python integers, and whose `metrics` the values of the metrics over the run. On
+    mini-batches an `odeopt.BatchSolution`, whose history is one of windows.
 
     **Raises:** `TypeError` or `ValueError` for arguments that cannot work, before anything is compiled, checkpoints of
     another run included; `odeopt.NotSavedError`, which carries the solution, if the last checkpoint cannot be written.
@@ -122,6 +105,11 @@ def train(
         model, solution = odeopt.train(model, loss, (x, y))
         ```
     """
+    if isinstance(solver, EnergyTournament):
+        wishes = Wishes(
+            stop, max_steps, history, validation, metrics, callbacks, time_limit, progress, checkpoints, resume
+        )
+        return _on_batches(model, loss, data, solver, wishes, state)
     given: Solver | SolverSequence = solver or (state.solver if isinstance(state, SolverState) else Solver())
     check_settings(given, stop, max_steps, history)
     _check_host(callbacks, time_limit, checkpoints, resume)
@@ -141,7 +129,7 @@ def train(
     with (
         interruption(*signals) as interrupted,
         run_checkpoints(checkpoints, resume, problem, parameters, described_data, history, board) as saver,
-        _bar(progress, max_steps) as bar,
+        progress_bar(progress, max_steps) as bar,
     ):
         taken_up = None if saver is None else saver.take_up()
         standing = _begun(problem, parameters, state) if taken_up is None else taken_up
@@ -165,7 +153,7 @@ def train(
             if saver is not None:
                 saver.update(standing, now, now - began)
             report = _report(standing, board.newest, now - began)
-            _draw(bar, report, standing.trials - before)
+            draw(bar, report, standing.trials - before)
             wants_end = [bool(callback(report)) for callback in callbacks]
             if result == RUNNING and (any(wants_end) or interrupted.is_set()):
                 result = code(RESULTS.interrupted)
@@ -182,6 +170,25 @@ def train(
         not_saved.solution = solution
         raise not_saved
     return solution.value, solution
+
+
+def _on_batches(
+    model: PyTree, loss, data: PyTree, solver: EnergyTournament, wishes: Wishes, state
+) -> tuple[Any, BatchSolution]:
+    if state is not None:
+        raise ValueError("state: a run on mini-batches goes on from its checkpoints; pass checkpoints and resume=True.")
+    check_run_settings(wishes.stop, wishes.max_steps, wishes.history)
+    _check_host(wishes.callbacks, wishes.time_limit, wishes.checkpoints, wishes.resume)
+    if isinstance(loss, AbstractObjective):
+        raise TypeError(
+            f"{type(loss).__name__} evaluates all of its examples at every step, and goes with an odeopt.Solver. On "
+            "mini-batches pass a function loss(model, batch) and the data."
+        )
+    data = as_examples("data", data)
+    check_metrics(wishes.metrics, wishes.validation, data)
+    if wishes.validation is not None:
+        wishes = replace(wishes, validation=as_validation(wishes.validation, data))
+    return train_on_batches(model, loss, data, solver, wishes)
 
 
 def _check_host(callbacks, time_limit, checkpoints, resume) -> None:
@@ -278,22 +285,3 @@ def _report(standing: Standing, metrics: dict[str, float], elapsed: float) -> Pr
         elapsed=elapsed,
         best=lambda: merge_parameters(best_of(run).position, problem.objective.frozen),
     )
-
-
-def _bar(progress: bool | None, max_steps: int) -> tqdm:
-    shown = sys.stderr.isatty() if progress is None else progress
-    return tqdm(total=max_steps, disable=not shown, unit="trial", leave=False, dynamic_ncols=True)
-
-
-def _draw(bar: tqdm, report: Progress, done: int) -> None:
-    bar.set_postfix(
-        {
-            "loss": f"{report.loss:.3e}",
-            "energy": f"{report.energy:.3e}",
-            "step": f"{report.step_size:.2e}",
-            "rejected": report.stats["rejected"],
-        }
-        | {name: f"{value:.4g}" for name, value in report.metrics.items()},
-        refresh=False,
-    )
-    bar.update(done)

@@ -1,7 +1,8 @@
 r"""The flow of schedule-free Adam: a preconditioned point, whose weighted average over time is the answer.
 
 \[ z' = -\frac{g}{D}, \quad v' = b (g^2 - v), \quad x' = (r + 1)\,\frac{z - x}{T}, \qquad
-   g = \nabla f(y), \quad y = \beta x + (1 - \beta) z, \quad D = \sqrt{\frac{v}{1 - e^{-b t}} + e^2}, \quad T = t + s, \]
+   g = \nabla f(y), \quad y = \beta x + (1 - \beta) z, \]
+\[ D = \sqrt{\frac{v}{1 - e^{-b t}} + e^2}, \qquad T = t + s, \]
 
 so that \(x\) is the average of \(z\) with the weights \(T^r\). With \(w = z - x\)
 

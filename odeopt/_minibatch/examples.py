@@ -21,6 +21,10 @@ class Examples:
         """Some examples, of the given numbers, shape (n,)."""
         return jax.tree.map(lambda leaf: leaf[indices], self.data)
 
+    def like(self, number: int) -> PyTree:
+        """The shapes of `number` examples."""
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((number, *leaf.shape[1:]), leaf.dtype), self.data)
+
     def steps(self, indices: np.ndarray) -> list[tuple[PyTree, np.ndarray]]:
         """What `advance` takes for steps on these examples, shape (steps, batch), in one or several parts."""
         return [(self.data, indices)]

@@ -18,17 +18,17 @@ class EnergyTournament(eqx.Module):
     examples wherever energies are compared. A run has three parts.
 
     1. *Scan*: 16 steps from the start at step sizes that grow by factors of 4, while \(F\) falls further.
-    2. *Arms*: 128 steps from the start at step sizes a factor of 3 apart, from the best of the scan down, until one
-        of them lies between two worse ones. A parabola through the three in \(\log h\) gives the best \(h\) for so
-        short a run; long ones, and larger batches, are known to want another (see `odeopt._minibatch`).
-    3. *Loop*: windows of steps. A window is kept if \(F\) is finite behind it and not higher than before; otherwise the
-        state is put back, its kinetic part is taken away (\(z := x\)) and \(h\) is halved.
+    2. *Arms*: 128 steps from the start, 256 where the first descent is not over, at step sizes a factor of 3 apart
+        around the best of the scan, until one of them lies between two worse ones. A parabola in the logarithms gives
+        the best \(h\) for so short a run; a long one takes 3/8 of it, times the root of `batch` / 32.
+    3. *Loop*: windows of steps. A window is kept if \(F\) is finite behind it and not higher than before; otherwise
+        the state is put back, its kinetic part is taken away (\(z := x\)) and \(h\) is halved.
 
-    Scan and arms use batches of 32 and cost about half a pass over 60 000 examples, once.
+    Scan and arms use batches of 32 and cost as much as 20 000 to 50 000 gradients of examples, once.
 
     What is guaranteed: along windows that are kept \(F\) never rises, and no point with a loss that is not finite is
-    kept. \(F\) estimates the mean over all data: with `probe="all"` it is that mean. Not guaranteed: that the loss falls
-    at every step, convergence, or that the step size of the arms is the best one late.
+    kept. \(F\) estimates the mean over all data; with `probe="all"` it is that mean. Not guaranteed: that the loss
+    falls at every step, convergence, or that the step size of the arms is the best one late.
 
     **Arguments:**
 

@@ -50,6 +50,11 @@ class Place(eqx.Module):
     step: int = 0
     rolled_back: int = 0
 
+    @staticmethod
+    def blank(point: Point) -> "Place":
+        """A place of the right structure."""
+        return Place(point, jnp.zeros_like(point.t), jnp.zeros_like(point.t))
+
 
 @dataclass
 class Tournament:
@@ -82,7 +87,7 @@ class Tournament:
     def begun(self) -> tuple[Place, int]:
         """The place before the first step, and a code of `RESULTS` where no run is possible, or `RUNNING`."""
         energy = self.energy(self.start)
-        place = Place(self.start, jnp.zeros_like(self.start.t), energy)
+        place = replace(Place.blank(self.start), energy=energy)
         if not bool(jnp.isfinite(energy)):
             return place, code(RESULTS.nonfinite_start)
         step_size = self.settings.step_size
@@ -92,25 +97,30 @@ class Tournament:
             return place, code(RESULTS.step_underflow)
         return replace(place, step_size=jnp.asarray(step_size, self.start.t.dtype)), RUNNING
 
-    def window(self, place: Place, steps: int) -> tuple[Place, bool]:
-        """The place after a window, and whether its steps were kept."""
+    def window(self, place: Place, steps: int) -> tuple[Place, float, bool]:
+        """The place after a window, the energy behind its steps, and whether they were kept."""
         settings = self.settings
         order = BatchOrder(self.examples.count, settings.batch, settings.seed, EPOCHS)
-        point = self.advanced(place.point, place.step_size, order.indices(place.step, steps), place.step, settings.window)
+        indices = order.indices(place.step, steps)
+        point = self.advanced(place.point, place.step_size, indices, place.step, settings.window)
         energy, step = self.energy(point), place.step + steps
-        # Not (energy > before): the loss may be NaN.
+        # Not (energy > before): it may be NaN.
         if bool(energy <= place.energy):
-            return Place(point, place.step_size, energy, step), True
-        return Place(
-            at_rest(self.stepper, place.point), place.step_size / 2, place.energy, step, place.rolled_back + 1
-        ), False
+            return Place(point, place.step_size, energy, step), float(energy), True
+        back = Place(at_rest(self.stepper, place.point), place.step_size / 2, place.energy, step, place.rolled_back + 1)
+        return back, float(energy), False
+
+    def stats(self) -> dict[str, float]:
+        """What has been evaluated, in passes over the data set."""
+        values, gradients = self.costs.values / self.examples.count, self.costs.gradients / self.examples.count
+        return {"values": values, "gradients": gradients, "cost": values + 2 * gradients}
 
     def energy(self, point: Point, count: int | None = None) -> Array:
         """The mean loss over the probe, or over its first `count` examples."""
         probe = self._probe if count is None else jax.tree.map(lambda leaf: leaf[:count], self._probe)
         examples = jax.tree.leaves(probe)[0].shape[0]
         self.costs.count(examples, 1, 0)
-        return _energy(self.stepper, point.state.position, probe)
+        return _energy(self.stepper, point.state.position, probe).astype(point.t.dtype)
 
     def runner(self, step_size: float) -> "_Runner":
         """A run from the start on small batches, for the contest."""
