@@ -10,3 +10,5 @@ from .oracle import Oracle as Oracle
 from .oracle import Tally as Tally
 from .oracle import directional_change as directional_change
 from .oracle import reads as reads
+from .streamed import Streamed as Streamed
+from .streamed import reading_errors as reading_errors

@@ -18,6 +18,7 @@ from jaxtyping import Array, PyTree
 from .accurate_sum import accurate_sum, nothing_yet
 from .chunked import check_samples
 from .objective import AbstractObjective
+from .streamed import Streamed
 
 # What the backward pass of a chunk may keep, in bytes: some chunks of it fit into the memory of any machine, and
 # a chunk of a small network is large enough for its matrix products to run at full speed.
@@ -39,13 +40,15 @@ class FiniteSum(AbstractObjective):
 
     - `loss`: `loss(y, batch)`, the losses of the examples in a batch, shape (n,), or their mean, a scalar; with
         `per_example` `loss(y, example)`, a scalar.
-    - `data`: a pytree of arrays with the \(N\) examples along their first axis.
+    - `data`: a pytree of arrays with the \(N\) examples along their first axis; or an `odeopt.Streamed`, data that
+        are read chunk by chunk and need not fit into memory.
     - `weights`: \(w_i \ge 0\), shape (N,), not all 0; `None` (default): all 1. Not for a loss that returns the mean of
         a batch.
     - `per_example`: whether `loss` is for one example.
-    - `chunk_size`: how many examples are evaluated at a time; the last chunk may be shorter. `None` (default): as many
-        as keep the backward pass within `memory`.
-    - `memory`: in bytes, beside data, parameters and gradient; for `chunk_size=None`.
+    - `chunk_size`: how many examples are evaluated at a time; the last chunk may be shorter, and a size beyond
+        \(N\) means all at once. `None` (default): as many as keep the backward pass within `memory`.
+    - `memory`: in bytes, beside data, parameters and gradient; for `chunk_size=None`. The two chunks in which
+        streamed data are held count too.
     - `nonnegative`: that no loss of any example is negative. The pass over the data for a trial then ends where what
         has been added up is enough to reject it; all decisions are the same, where the controller does not ask by how
         much a trial fails. (A negative loss that is met all the same makes the pass go through to the end.)
@@ -80,7 +83,8 @@ class FiniteSum(AbstractObjective):
     def __check_init__(self):
         if not callable(self.loss):
             raise TypeError(f"FiniteSum(loss={self.loss!r}): expected a function loss(y, batch).")
-        check_samples("FiniteSum(...): data", self.data)
+        if not isinstance(self.data, Streamed):
+            check_samples("FiniteSum(...): data", self.data)
         _check_weights(self.weights, self.count)
         for name in ("chunk_size", "memory"):
             value = getattr(self, name)
@@ -90,7 +94,7 @@ class FiniteSum(AbstractObjective):
     @property
     def count(self) -> int:
         """The number of examples, N."""
-        return jax.tree.leaves(self.data)[0].shape[0]
+        return self.data.count if isinstance(self.data, Streamed) else jax.tree.leaves(self.data)[0].shape[0]
 
     @property
     def evaluation(self) -> str:
@@ -103,7 +107,7 @@ class FiniteSum(AbstractObjective):
     def value(self, parameters: PyTree) -> Array:
         size = self._chunk_size(parameters)
         if size >= self.count:
-            return accurate_sum(self._losses(parameters, self.data, self.weights)) / self._total()
+            return accurate_sum(self._losses(parameters, self._examples(0, self.count), self.weights)) / self._total()
         trained, rest = eqx.partition(parameters, eqx.is_inexact_array)
         return _summed(trained, _OfChunk(self, rest), size) / self._total()
 
@@ -161,21 +165,32 @@ class FiniteSum(AbstractObjective):
     def _affordable(self, parameters: PyTree) -> int:
         """How many examples a backward pass may keep."""
         trained, rest = eqx.partition(parameters, eqx.is_inexact_array)
+        example = self._example
 
         def kept(length: int) -> int:
-            batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((length, *leaf.shape[1:]), leaf.dtype), self.data)
+            batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((length, *leaf.shape), leaf.dtype), example)
 
             def pullback(trained, batch):
                 return jax.vjp(lambda y: jnp.sum(self._losses(eqx.combine(y, rest), batch, None)), trained)[1]
 
-            leaves = jax.tree.leaves(eqx.filter_eval_shape(pullback, trained, batch))
-            return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+            return _bytes(eqx.filter_eval_shape(pullback, trained, batch))
 
         # What does not grow with the batch (the parameters, say) is there anyway.
-        of_one = max(kept(2) - kept(1), 1)
+        of_one = max(kept(2) - kept(1), 1) + (2 * _bytes(example) if isinstance(self.data, Streamed) else 0)
         return max(1, min(self.count, self.memory // of_one))
 
+    @property
+    def _example(self) -> PyTree:
+        """The shapes and dtypes of one example."""
+        if isinstance(self.data, Streamed):
+            return self.data.example
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.data)
+
     def _examples(self, start: Array | int, length: int) -> PyTree:
+        if isinstance(self.data, Streamed):
+            return self.data.chunk(start, length)
+        if length == self.count:
+            return self.data
         return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, length), self.data)
 
     def _weights(self, start: Array | int, length: int) -> Array | None:
@@ -239,6 +254,10 @@ def _over_chunks(of_chunk: Callable[[Array | int, int], PyTree], count: int, siz
     found = nothing_yet(jax.eval_shape(lambda: of_chunk(0, min(size, count))))
     found, _ = jax.lax.scan(lambda found, k: (found.add(of_chunk(k * size, size)), None), found, jnp.arange(whole))
     return (found.add(of_chunk(whole * size, rest)) if rest else found).rounded()
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _weighted_sum(aux: Array, weights: Array | None, length: int) -> Array:
