@@ -27,28 +27,29 @@ def streaming(gigabytes: float = 5.0, rounds: int = 5) -> Iterator[tuple[str, di
     for dtype, part in (("float32", 1.0), ("uint8", 0.25)):
         with tempfile.TemporaryDirectory() as folder:
             count = write(Path(folder), dtype, part * gigabytes)
-            in_memory, streamed = (objective(Path(folder), place) for place in ("memory", "file"))
-            network = made_network()
-            seconds = alternate(
-                {"memory": lambda: gradient(network, in_memory), "file": lambda: gradient(network, streamed)}, rounds
-            )
-            same = eqx.tree_equal(gradient(network, in_memory), gradient(network, streamed))
-            del in_memory
+            chunk, seconds, same = timed(Path(folder), rounds)
             peaks = {place: peak(Path(folder), place) for place in ("file", "nothing")}
             size = (Path(folder) / "x.npy").stat().st_size
             yield (
                 f"{dtype}, {size / 1e9:.1f} GB",
                 {
                     "examples": count,
-                    "chunk": streamed.fitted(network).chunk_size,
+                    "chunk": chunk,
                     "seconds in memory": round(seconds["memory"], 2),
                     "seconds from file": round(seconds["file"], 2),
                     "ratio": round(seconds["file"] / seconds["memory"], 3),
-                    "same bits": bool(same),
+                    "same bits": same,
                     "peak MB from file": peaks["file"],
                     "peak MB of a pass over one chunk": peaks["nothing"],
                 },
             )
+
+
+def timed(folder: Path, rounds: int) -> tuple[int | None, dict[str, float], bool]:
+    """The size of a chunk, the seconds of both, and whether what they give is the same."""
+    network, in_memory, streamed = made_network(), objective(folder, "memory"), objective(folder, "file")
+    passes = {"memory": lambda: gradient(network, in_memory), "file": lambda: gradient(network, streamed)}
+    return streamed.chunk_size, alternate(passes, rounds), bool(eqx.tree_equal(*(call() for call in passes.values())))
 
 
 def write(folder: Path, dtype: str, gigabytes: float) -> int:

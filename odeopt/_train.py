@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from ._course import begin, begin_again, best_of, go_on
 from ._examples import as_examples, as_validation, callable_metrics, check_metrics
-from ._minimise import check_settings, conclude, continued, prepare
-from ._objective import AbstractObjective, Objective
+from ._minimise import check_settings, conclude, continued, explained, prepare
+from ._objective import AbstractObjective, Objective, Streamed, reading_errors
 from ._parameters import merge_parameters
 from ._record import Record, empty_record
 from ._relay import Relay, RelayProblem
@@ -127,7 +127,7 @@ def train(
         objective, None, False, given, model, Stop(gradient_norm=1e-6) if stop is None else stop
     )
     board = _Scoreboard(problem, parameters, metrics or {}, {"train": data, "validation": validation})
-    with _interruption() as interrupted, _bar(progress, max_steps) as bar:
+    with _interruption() as interrupted, _bar(progress, max_steps) as bar, reading_errors(objective):
         if state is None:
             problem, run = _start(problem, parameters)
         else:
@@ -159,7 +159,9 @@ def train(
             block = _next_block(block, now - tick, deadline - now, history)
     run = eqx.tree_at(lambda r: r.result, run, jnp.asarray(result, jnp.int32))
     board.finish(run, trials)
-    solution = conclude(problem, run, None if history is None else _join(parts, run, first, history))
+    with reading_errors(objective):
+        solution = conclude(problem, run, None if history is None else _join(parts, run, first, history))
+    solution = explained(solution, problem.objective, "data")
     model = merge_parameters(solution.value, problem.objective.frozen)
     stats = {name: int(count) for name, count in solution.stats.items()}
     solution = replace(solution, value=model, stats=stats, metrics=board.table())
@@ -181,6 +183,11 @@ def _with_data(loss, data: PyTree) -> tuple[AbstractObjective, PyTree]:
         return loss, None
     if not callable(loss):
         raise TypeError(f"loss must be a function loss(model, batch) -> scalar; got {type(loss).__name__}.")
+    if isinstance(data, Streamed):
+        raise TypeError(
+            "data=Streamed(...): streamed data belong to an objective, which takes them chunk by chunk. Write "
+            "odeopt.train(model, odeopt.FiniteSum(loss, data), None, ...)."
+        )
     data = as_examples("data", data)
     return Objective(loss, data), data
 

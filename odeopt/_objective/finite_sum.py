@@ -15,7 +15,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-from .accurate_sum import accurate_sum, nothing_yet
+from .accurate_sum import Sum, accurate_sum, nothing_yet
 from .chunked import check_samples
 from .objective import AbstractObjective
 from .streamed import Streamed
@@ -122,9 +122,12 @@ class FiniteSum(AbstractObjective):
         def losses(start: Array | int, length: int) -> Array:
             return self._losses(parameters, self._examples(start, length), self._weights(start, length))
 
+        def open_still(found: Sum, honest: Array) -> Array:
+            return ~(honest & hopeless(found.rounded() / total))
+
         def going_on(carry) -> Array:
             index, found, honest = carry
-            return (index < whole) & ~(honest & hopeless(found.rounded() / total))
+            return (index < whole) & open_still(found, honest)
 
         def add(carry):
             index, found, honest = carry
@@ -133,9 +136,10 @@ class FiniteSum(AbstractObjective):
 
         nothing = nothing_yet(jax.eval_shape(lambda: accurate_sum(losses(0, size))))
         first = jnp.asarray(0, jnp.int32), nothing, jnp.asarray(True)
-        _, found, _ = jax.lax.while_loop(going_on, add, first)
+        index, found, honest = jax.lax.while_loop(going_on, add, first)
         if rest:
-            found = found.add(accurate_sum(losses(whole * size, rest)))
+            last = lambda: found.add(accurate_sum(losses(index * size, rest)))  # noqa: E731
+            found = jax.lax.cond(open_still(found, honest), last, lambda: found)
         return found.rounded() / total
 
     def auxiliary(self, parameters: PyTree) -> PyTree:
@@ -156,7 +160,7 @@ class FiniteSum(AbstractObjective):
 
     def _chunk_size(self, parameters: PyTree) -> int:
         if self.chunk_size is not None:
-            return self.chunk_size
+            return min(self.chunk_size, self.count)
         least = math.ceil(self.count / self._affordable(parameters))
         # A last chunk of another size would be compiled for itself.
         even = next((chunks for chunks in range(least, 2 * least) if self.count % chunks == 0), least)
@@ -252,8 +256,15 @@ def _over_chunks(of_chunk: Callable[[Array | int, int], PyTree], count: int, siz
     """The sum of `of_chunk(start, length)` over all chunks of a data set, the last of which may be shorter."""
     whole, rest = divmod(count, size)
     found = nothing_yet(jax.eval_shape(lambda: of_chunk(0, min(size, count))))
-    found, _ = jax.lax.scan(lambda found, k: (found.add(of_chunk(k * size, size)), None), found, jnp.arange(whole))
-    return (found.add(of_chunk(whole * size, rest)) if rest else found).rounded()
+
+    def add(carry, _):
+        found, start = carry
+        return (found.add(of_chunk(start, size)), start + size), None
+
+    # Where the next chunk begins goes through the loop, so that no compiler takes the last chunk before the others:
+    # data that are streamed are read in their order.
+    (found, start), _ = jax.lax.scan(add, (found, jnp.asarray(0, jnp.int32)), None, length=whole)
+    return (found.add(of_chunk(start, rest)) if rest else found).rounded()
 
 
 def _bytes(tree: PyTree) -> int:

@@ -1,33 +1,39 @@
 """Where examples come from, a run of rows at a time: arrays, examples by their number, batches one after the other."""
 
+import abc
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from .chunked import check_numbers
 from .stored import StoredArray, of_memmap, stored
 
 Leaves = list[np.ndarray]
 
 
-class Source(Protocol):
-    """Examples, all of one structure, with the shapes and dtypes of one of them."""
+class AbstractSource(abc.ABC):
+    """`count` examples, all of one `structure`, with the `shapes` and `dtypes` of the arrays of one of them."""
 
     count: int
     structure: Any
     shapes: list[tuple[int, ...]]
     dtypes: list[np.dtype]
 
-    def read(self, start: int, length: int) -> Leaves: ...
+    @abc.abstractmethod
+    def read(self, start: int, length: int) -> Leaves:
+        """The arrays of `length` examples from `start` on."""
 
-    def take(self, indices: np.ndarray) -> Leaves: ...
+    @abc.abstractmethod
+    def take(self, indices: np.ndarray) -> Leaves:
+        """The arrays of the examples with these numbers."""
 
 
-def as_source(given: Any, count: int | None) -> Source:
+def as_source(given: Any, count: int | None) -> AbstractSource:
     """The source that an argument of `Streamed` stands for.
 
     **Raises:** `TypeError` or `ValueError` for what can be none.
@@ -37,8 +43,8 @@ def as_source(given: Any, count: int | None) -> Source:
         return ArraySource(given, count)
     if hasattr(given, "__next__"):
         raise TypeError(
-            f"Streamed({type(given).__name__}): an iterator can be read once, and a run reads its data many times. Pass "
-            "what makes it: an object whose __iter__ begins anew, or the arrays or files themselves."
+            f"Streamed({type(given).__name__}): an iterator can be read once, and a run reads its data many times. "
+            "Pass what makes it: an object whose __iter__ begins anew, or the arrays or files themselves."
         )
     if hasattr(given, "__getitem__") and hasattr(given, "__len__") and not isinstance(given, (dict, list, tuple)):
         return IndexedSource(given, count)
@@ -57,7 +63,7 @@ def _is_array(leaf) -> bool:
     return all(hasattr(leaf, name) for name in ("shape", "dtype", "__getitem__"))
 
 
-class ArraySource:
+class ArraySource(AbstractSource):
     """A pytree of arrays in memory, in files, or of a library whose arrays are read by slices (h5py, zarr)."""
 
     def __init__(self, given: PyTree, count: int | None):
@@ -66,7 +72,7 @@ class ArraySource:
         paths, self.structure = jax.tree_util.tree_flatten_with_path(placed)
         self._arrays = [leaf for _, leaf in paths]
         for path, leaf in paths:
-            _check_dtype(f"data{jax.tree_util.keystr(path)}", leaf.dtype)
+            check_numbers(f"Streamed: data{jax.tree_util.keystr(path)}", leaf.dtype)
         lengths = {leaf.shape[0] if len(leaf.shape) else None for leaf in self._arrays}
         if len(lengths) != 1 or lengths & {None, 0}:
             raise ValueError(
@@ -93,7 +99,7 @@ def _rows_of(array, indices: np.ndarray) -> np.ndarray:
     return np.stack([np.asarray(array[int(index)]) for index in indices])
 
 
-class IndexedSource:
+class IndexedSource(AbstractSource):
     """Examples by their number: anything with `__len__` and `__getitem__`."""
 
     def __init__(self, given: Any, count: int | None):
@@ -125,7 +131,7 @@ class IndexedSource:
         return arrays
 
 
-class SequentialSource:
+class SequentialSource(AbstractSource):
     """Batches one after the other, cut anew into what is asked for; from the beginning where a pass begins."""
 
     def __init__(self, given: Iterable, count: int | None):
@@ -140,8 +146,8 @@ class SequentialSource:
         arrays = _as_arrays("the first batch", leaves)
         if not arrays or any(leaf.ndim == 0 for leaf in arrays):
             raise ValueError(
-                "Streamed: the iterable must yield batches, pytrees of arrays with the examples along their first axis; "
-                f"the first has the shapes {[leaf.shape for leaf in arrays]}. Let it yield batches, or wrap examples."
+                "Streamed: the iterable must yield batches, pytrees of arrays with the examples along their first "
+                f"axis; the first has the shapes {[leaf.shape for leaf in arrays]}. Put examples together to batches."
             )
         self.shapes = [leaf.shape[1:] for leaf in arrays]
         self.dtypes = [leaf.dtype for leaf in arrays]
@@ -222,7 +228,7 @@ def checked_count(count: int | None, available: int) -> int:
     return count
 
 
-def check_same(name: str, source: Source, structure, found: Sequence[tuple[tuple[int, ...], np.dtype]]) -> None:
+def check_same(name: str, source: AbstractSource, structure, found: Sequence[tuple[tuple[int, ...], np.dtype]]) -> None:
     """**Raises:** `ValueError` where examples are not like the first one; `found`: shape and dtype of each leaf."""
     if structure != source.structure:
         raise ValueError(f"{name} has the structure {structure}; expected that of the first, {source.structure}.")
@@ -239,14 +245,5 @@ def _as_arrays(place: str, leaves: Sequence) -> Leaves:
     if not arrays:
         raise TypeError(f"Streamed: {place} holds no array; expected a pytree of numbers or arrays.")
     for array in arrays:
-        _check_dtype(place, array.dtype)
+        check_numbers(f"Streamed: {place}", array.dtype)
     return arrays
-
-
-def _check_dtype(place: str, dtype) -> None:
-    try:
-        jax.dtypes.canonicalize_dtype(np.dtype(dtype))
-    except TypeError as error:
-        raise TypeError(
-            f"Streamed: {place} has dtype {dtype}; expected numbers that JAX knows. Encode classes as integers, say."
-        ) from error

@@ -1,9 +1,10 @@
 """Rows of arrays that lie in files: read when they are asked for, into memory of their own.
 
-Read, not mapped: pages of a mapped file count as memory of the process for as long as they are mapped, and a mapped file
-that has become shorter ends the process where reading it raises an error.
+Read, not mapped: pages of a mapped file count as memory of the process for as long as they are mapped, and a mapped
+file that has become shorter ends the process where reading it raises an error.
 """
 
+import math
 import os
 import zipfile
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class StoredArray:
             while missing:
                 read = file.readinto(missing)
                 if not read:
-                    raise EOFError(f"{self.path} ends in row {stop - 1 - len(missing) // max(self._row_bytes, 1)}.")
+                    raise EOFError(f"{self.path} ends before row {stop - math.ceil(len(missing) / self._row_bytes)}.")
                 missing = missing[read:]
         return found
 
@@ -51,7 +52,7 @@ class StoredArray:
         return np.array(np.take(mapped, indices, axis=0))
 
 
-def stored(path: Path) -> "StoredArray | np.ndarray | dict[str, StoredArray | np.ndarray]":
+def stored(path: Path) -> StoredArray | dict[str, StoredArray]:
     """The array of an `.npy` file, or those of an `.npz` file by name, left where they are.
 
     **Raises:** `ValueError` or `OSError` for a file that cannot be read so.
@@ -69,7 +70,7 @@ def stored(path: Path) -> "StoredArray | np.ndarray | dict[str, StoredArray | np
     )
 
 
-def _members(path: Path) -> "dict[str, StoredArray | np.ndarray]":
+def _members(path: Path) -> dict[str, StoredArray]:
     if not zipfile.is_zipfile(path):
         raise ValueError(f"Streamed: {path} is no .npz archive. Write it with numpy.savez(file, x=inputs, y=targets).")
     found = {}
@@ -78,7 +79,7 @@ def _members(path: Path) -> "dict[str, StoredArray | np.ndarray]":
             name = member.filename.removesuffix(".npy")
             if member.compress_type != zipfile.ZIP_STORED:
                 raise ValueError(
-                    f"Streamed: {path}: {name!r} is compressed, so that its rows cannot be read one without the others. "
+                    f"Streamed: {path}: {name!r} is compressed, so that no row can be read without those before it. "
                     "Write the file with numpy.savez, not numpy.savez_compressed, or each array as .npy (numpy.save)."
                 )
             file.seek(member.header_offset + ZIP_HEADER - 4)
@@ -89,7 +90,7 @@ def _members(path: Path) -> "dict[str, StoredArray | np.ndarray]":
     return found
 
 
-def _described(file, place: str, path: Path, end: int) -> "StoredArray | np.ndarray":
+def _described(file, place: str, path: Path, end: int) -> StoredArray:
     """The array whose `.npy` header begins where the file stands, and which ends before `end`."""
     try:
         version = np.lib.format.read_magic(file)
@@ -98,7 +99,9 @@ def _described(file, place: str, path: Path, end: int) -> "StoredArray | np.ndar
     except ValueError as error:
         raise ValueError(f"Streamed: {place} is no .npy file ({error}). Write it with numpy.save.") from error
     if dtype.hasobject:
-        raise TypeError(f"Streamed: {place} holds Python objects; expected numbers. Objects are never loaded from files.")
+        raise TypeError(
+            f"Streamed: {place} holds Python objects; expected numbers. Objects are never loaded from files."
+        )
     if fortran and len(shape) > 1:
         raise ValueError(
             f"Streamed: {place} is in Fortran order, so that its rows are scattered over the file. Write it with "
@@ -114,7 +117,7 @@ def _described(file, place: str, path: Path, end: int) -> "StoredArray | np.ndar
     return array
 
 
-def of_memmap(array: np.memmap) -> "StoredArray | np.ndarray":
+def of_memmap(array: np.memmap) -> StoredArray | np.memmap:
     """Where a memory-mapped array lies in its file; the array itself where its rows are not as in the file."""
     root = array
     while isinstance(root.base, np.memmap):

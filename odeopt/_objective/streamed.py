@@ -39,12 +39,15 @@ class Streamed:
     - `count`: how many examples there are, or, of more, are used; `None` (default): all. Without it an iterable of
         batches is read once to count them.
 
-    Numbers arrive in the loss with the dtype that they have in the source, without double precision as JAX holds
-    them: images can be streamed as they are stored, in `uint8`, and scaled in the loss, on the device. Objects of Python
-    are never loaded from files.
+    Numbers arrive in the loss with the dtype that they have in the source (64 bits as JAX holds them: without double
+    precision as 32): images can be streamed as they are stored, in `uint8`, and scaled in the loss, on the device.
+    Objects of Python are never loaded from files.
 
-    **Raises:** `TypeError` or `ValueError` for a source that cannot be read so; `FileNotFoundError`. A chunk that cannot
-    be read ends a run of `odeopt.minimise` or `odeopt.train` with a `RuntimeError` that says which rows.
+    Under `vmap` all lanes share what is read, except where `nonnegative` lets each stop at a chunk of its own: there
+    every lane reads for itself.
+
+    **Raises:** `TypeError` or `ValueError` for a source that cannot be read so; `FileNotFoundError`. A chunk that
+    cannot be read ends a run of `odeopt.minimise` or `odeopt.train` with a `RuntimeError` that says which rows.
 
     !!! example
 
@@ -57,7 +60,8 @@ class Streamed:
             return (images.astype(jnp.float32) / 255 @ y - brightness) ** 2
         data = odeopt.Streamed(("images.npy", "brightness.npy"))
         objective = odeopt.FiniteSum(loss, data, chunk_size=250)
-        solution = odeopt.minimise(objective, odeopt.Solver(odeopt.HeavyBall()), jnp.zeros(64), max_steps=10, throw=False)
+        solver = odeopt.Solver(odeopt.HeavyBall())
+        solution = odeopt.minimise(objective, solver, jnp.zeros(64), max_steps=10, throw=False)
         ```
     """
 
@@ -80,19 +84,19 @@ class Streamed:
     def example(self) -> PyTree:
         """Shapes and dtypes of one example, as it arrives in the loss."""
         leaves = [
-            jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype))
+            jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype.newbyteorder("=")))
             for shape, dtype in zip(self._source.shapes, self._source.dtypes, strict=True)
         ]
         return jax.tree.unflatten(self._source.structure, leaves)
 
     def rows(self, start: int, length: int) -> PyTree:
         """The examples `start`, ..., `start + length - 1` as NumPy arrays, on the host."""
-        if not (0 <= start and 1 <= length and start + length <= self.count):
+        if not (start >= 0 and length >= 1 and start + length <= self.count):
             raise IndexError(f"rows({start}, {length}): expected rows within 0 to {self.count - 1}.")
         return self._on_host(lambda: self._read(start, length))
 
     def take(self, indices) -> PyTree:
-        """The examples with these numbers, in this order, as NumPy arrays, on the host; not of an iterable of batches."""
+        """The examples with these numbers, in this order, as NumPy arrays, on the host; not of an iterable."""
         indices = np.asarray(indices)
         if indices.ndim != 1 or indices.dtype.kind not in "iu":
             raise TypeError(f"take(indices): expected whole numbers, shape (n,); got {indices.dtype}{indices.shape}.")
@@ -133,8 +137,7 @@ class Streamed:
         """As compiled programs take them: contiguous, and of the dtypes of JAX."""
         kinds = jax.tree.leaves(self.example)
         return [
-            np.ascontiguousarray(leaf, kind.dtype)
-            for leaf, kind in zip(self._read(start, length), kinds, strict=True)
+            np.ascontiguousarray(leaf, kind.dtype) for leaf, kind in zip(self._read(start, length), kinds, strict=True)
         ]
 
     def _handed_over(self, start: int, length: int) -> list[np.ndarray]:
@@ -160,13 +163,16 @@ class _Chunk:
 
 
 @contextmanager
-def reading_errors(objective: PyTree) -> Iterator[None]:
-    """Where a chunk cannot be read, the error of its source in place of that of the program that asked for it."""
+def reading_errors(objective: PyTree) -> Iterator[list[Streamed]]:
+    """Where a chunk cannot be read, the error of its source in place of that of the program that asked for it.
+
+    Hands out the streamed data of the objective: where there are some, the caller is to wait for the program.
+    """
     streams = [leaf for leaf in jax.tree.leaves(objective) if isinstance(leaf, Streamed)]
     for stream in streams:
         stream.failure()
     try:
-        yield
+        yield streams
     except Exception:
         for stream in streams:
             if (failure := stream.failure()) is not None:
