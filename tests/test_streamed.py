@@ -249,9 +249,24 @@ def test_an_iterable_is_begun_once_in_a_pass():
     assert source.passes - before == 4 + 1  # and the one that is begun ahead, and that of the last line
 
 
+def test_chunks_lie_in_the_same_memory_as_soon_as_nobody_holds_them(tmp_path):
+    data = odeopt.Streamed(npy_files(tmp_path)["x"])
+
+    def place(start):
+        return data._handed_over(start, 5)[0].__array_interface__["data"][0]
+
+    assert len({place(start) for start in (0, 5, 10, 15, 0, 5)}) == 2
+
+
+def test_a_chunk_that_somebody_holds_is_not_overwritten(tmp_path):
+    data = odeopt.Streamed(npy_files(tmp_path)["x"])
+    held = [data._handed_over(start, 5)[0][1:] for start in (0, 5, 10, 15)]
+    np.testing.assert_array_equal(np.concatenate(held), np.delete(X[:20], [0, 5, 10, 15], axis=0))
+
+
 def test_no_thread_is_left_when_a_run_has_ended():
     data = odeopt.Streamed(DATA)
-    odeopt.minimise(streamed(data), odeopt.Solver(odeopt.GradientFlow()), Y, max_steps=3, throw=False)
+    jax.jit(streamed(data).value)(Y).block_until_ready()
     data.rows(0, 1)  # waits for the chunk that is read ahead
     assert not [thread for thread in threading.enumerate() if "odeopt" in thread.name]
 
@@ -267,7 +282,7 @@ def test_a_second_run_compiles_nothing():
     for _ in range(2):
         before = len(traced)
         objective = odeopt.FiniteSum(noted, data, chunk_size=SIZE)
-        odeopt.minimise(objective, odeopt.Solver(odeopt.GradientFlow()), Y, max_steps=3, throw=False)
+        odeopt.minimise(objective, odeopt.Solver(odeopt.GradientFlow()), Y, max_steps=1, throw=False)
         numbers.append(len(traced) - before)
     # The abstract checks of the arguments evaluate the loss, and nothing else does.
     assert numbers[1] < numbers[0] / 2, numbers

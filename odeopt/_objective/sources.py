@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from .buffers import Empty, fresh
 from .chunked import check_numbers
 from .stored import StoredArray, of_memmap, stored
 
@@ -25,12 +26,17 @@ class AbstractSource(abc.ABC):
     dtypes: list[np.dtype]
 
     @abc.abstractmethod
-    def read(self, start: int, length: int) -> Leaves:
-        """The arrays of `length` examples from `start` on."""
+    def read(self, start: int, length: int, empty: Empty) -> Leaves:
+        """The arrays of `length` examples from `start` on, in memory that `empty` gives or their own."""
 
     @abc.abstractmethod
     def take(self, indices: np.ndarray) -> Leaves:
         """The arrays of the examples with these numbers."""
+
+    def room(self, length: int, empty: Empty) -> Leaves:
+        """Arrays for so many examples."""
+        kinds = enumerate(zip(self.shapes, self.dtypes, strict=True))
+        return [empty(key, (length, *shape), dtype) for key, (shape, dtype) in kinds]
 
 
 def as_source(given: Any, count: int | None) -> AbstractSource:
@@ -83,8 +89,16 @@ class ArraySource(AbstractSource):
         self.shapes = [tuple(leaf.shape[1:]) for leaf in self._arrays]
         self.dtypes = [np.dtype(leaf.dtype) for leaf in self._arrays]
 
-    def read(self, start: int, length: int) -> Leaves:
-        return [np.asarray(leaf[start : start + length]) for leaf in self._arrays]
+    def read(self, start: int, length: int, empty: Empty) -> Leaves:
+        return [self._rows(key, start, length, empty) for key in range(len(self._arrays))]
+
+    def _rows(self, key: int, start: int, length: int, empty: Empty) -> np.ndarray:
+        array = self._arrays[key]
+        if not isinstance(array, StoredArray):
+            return np.asarray(array[start : start + length])
+        found = empty(key, (length, *self.shapes[key]), self.dtypes[key])
+        array.read(start, found)
+        return found
 
     def take(self, indices: np.ndarray) -> Leaves:
         return [_rows_of(leaf, indices) for leaf in self._arrays]
@@ -113,12 +127,18 @@ class IndexedSource(AbstractSource):
         self.shapes = [leaf.shape for leaf in arrays]
         self.dtypes = [leaf.dtype for leaf in arrays]
 
-    def read(self, start: int, length: int) -> Leaves:
-        return self.take(np.arange(start, start + length))
+    def read(self, start: int, length: int, empty: Empty) -> Leaves:
+        return self._stacked(range(start, start + length), empty)
 
     def take(self, indices: np.ndarray) -> Leaves:
-        rows = [self._example(int(index)) for index in indices]
-        return [np.stack(column) for column in zip(*rows, strict=True)]
+        return self._stacked(indices.tolist(), fresh)
+
+    def _stacked(self, indices: Sequence[int], empty: Empty) -> Leaves:
+        found = self.room(len(indices), empty)
+        for row, index in enumerate(indices):
+            for column, leaf in zip(found, self._example(index), strict=True):
+                column[row] = leaf
+        return found
 
     def _example(self, index: int) -> Leaves:
         try:
@@ -155,20 +175,24 @@ class SequentialSource(AbstractSource):
         self.count = sum(len(self._checked(batch)[0]) for batch in given) if count is None else count
         checked_count(count, self.count)
 
-    def read(self, start: int, length: int) -> Leaves:
+    def read(self, start: int, length: int, empty: Empty) -> Leaves:
         if self._batches is None or start < self._position:
             self._begin()
         try:
             while self._position < start:
                 self._piece(start - self._position)
-            pieces, missing = [], length
-            while missing:
-                pieces.append(self._piece(missing))
-                missing -= len(pieces[-1][0])
+            found, done = self.room(length, empty), 0
+            while done < length:
+                piece = self._piece(length - done)
+                end = done + len(piece[0])
+                # Copied before a batch may be overwritten by the one that follows it.
+                for column, leaf in zip(found, piece, strict=True):
+                    column[done:end] = leaf
+                done = end
         except BaseException:
             self._batches = None
             raise
-        return [np.concatenate(column) for column in zip(*pieces, strict=True)]
+        return found
 
     def take(self, indices: np.ndarray) -> Leaves:
         raise TypeError(
@@ -193,8 +217,7 @@ class SequentialSource(AbstractSource):
         piece = [leaf[:most] for leaf in self._left]
         self._left = [leaf[most:] for leaf in self._left]
         self._position += len(piece[0])
-        # Copied, because a batch may be overwritten by the one that follows it.
-        return [np.array(leaf) for leaf in piece]
+        return piece
 
     def _next(self) -> Leaves:
         assert self._batches is not None

@@ -30,18 +30,17 @@ class StoredArray:
     def _row_bytes(self) -> int:
         return self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
 
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        start, stop, _ = rows.indices(self.shape[0])
-        found = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        missing = memoryview(found.reshape(-1).view(np.uint8))
+    def read(self, start: int, found: np.ndarray) -> None:
+        """Fill an array of the same dtype with the rows from `start` on."""
+        missing = found.reshape(-1).view(np.uint8)
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.offset + start * self._row_bytes)
-            while missing:
-                read = file.readinto(missing)
+            while len(missing):
+                read = file.readinto(missing.data)
                 if not read:
-                    raise EOFError(f"{self.path} ends before row {stop - math.ceil(len(missing) / self._row_bytes)}.")
+                    end = start + len(found) - math.ceil(len(missing) / self._row_bytes)
+                    raise EOFError(f"{self.path} ends before row {end}.")
                 missing = missing[read:]
-        return found
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """The rows with these numbers."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .buffers import Buffers, Empty, fresh
 from .read_ahead import ReadAhead
 from .sources import as_source
 
@@ -69,6 +70,7 @@ class Streamed:
         self._source = as_source(source, count)
         if self.count > MOST:
             raise ValueError(f"Streamed: {self.count} examples are more than the {MOST} that rows are numbered up to.")
+        self._buffers = Buffers()
         self._ahead = ReadAhead(self._ready, self.count)
         self._failure: Exception | None = None
 
@@ -93,7 +95,7 @@ class Streamed:
         """The examples `start`, ..., `start + length - 1` as NumPy arrays, on the host."""
         if not (start >= 0 and length >= 1 and start + length <= self.count):
             raise IndexError(f"rows({start}, {length}): expected rows within 0 to {self.count - 1}.")
-        return self._on_host(lambda: self._read(start, length))
+        return self._on_host(lambda: self._read(start, length, fresh))
 
     def take(self, indices) -> PyTree:
         """The examples with these numbers, in this order, as NumPy arrays, on the host; not of an iterable."""
@@ -124,9 +126,9 @@ class Streamed:
     def _on_host(self, call) -> PyTree:
         return jax.tree.unflatten(self._source.structure, self._ahead.alone(call))
 
-    def _read(self, start: int, length: int) -> list[np.ndarray]:
+    def _read(self, start: int, length: int, empty: Empty) -> list[np.ndarray]:
         try:
-            return self._source.read(start, length)
+            return self._source.read(start, length, empty)
         except Exception as error:
             raise RuntimeError(
                 f"rows {start} to {start + length - 1} of the streamed data could not be read: "
@@ -135,10 +137,8 @@ class Streamed:
 
     def _ready(self, start: int, length: int) -> list[np.ndarray]:
         """As compiled programs take them: contiguous, and of the dtypes of JAX."""
-        kinds = jax.tree.leaves(self.example)
-        return [
-            np.ascontiguousarray(leaf, kind.dtype) for leaf, kind in zip(self._read(start, length), kinds, strict=True)
-        ]
+        found, kinds = self._read(start, length, self._buffers.empty), jax.tree.leaves(self.example)
+        return [np.ascontiguousarray(leaf, kind.dtype) for leaf, kind in zip(found, kinds, strict=True)]
 
     def _handed_over(self, start: int, length: int) -> list[np.ndarray]:
         try:
