@@ -21,7 +21,7 @@ PIXELS, HIDDEN, CLASSES = 784, (128, 64), 10
 ROWS = 10_000
 
 
-def streaming(gigabytes: float = 5.0, rounds: int = 5) -> Iterator[tuple[str, dict[str, object]]]:
+def streaming(gigabytes: float = 5.0, rounds: int = 7) -> Iterator[tuple[str, dict[str, object]]]:
     """value and gradient of a network over a file, seconds of a pass (medians, alternating) and peak memory"""
     # As many examples in both: a quarter of the bytes.
     for dtype, part in (("float32", 1.0), ("uint8", 0.25)):

@@ -65,7 +65,7 @@ def _in_rows(name: str, rows: Callable[[int, int], PyTree], count: int, size: in
         for path, leaf in jax.tree_util.tree_leaves_with_path(rows(start, min(size, count - start))):
             if _kind(leaf) is not None:
                 index = int(np.argmax(~np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)))
-                found.append((start + index, jax.tree_util.keystr(path), _kind(leaf[index])))
+                found.append((start + index, jax.tree_util.keystr(path), _kind(leaf[index : index + 1])))
         if found:
             row, path, kind = min(found)
             yield f"{name}{path} row {row} holds {kind}."

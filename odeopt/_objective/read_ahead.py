@@ -55,10 +55,10 @@ class ReadAhead:
         """These rows."""
         with self._lock:
             ahead, self._ahead = self._ahead, None
-            if ahead is not None:
-                ahead.join()
-            guessed = ahead is not None and ahead.rows == (start, length)
-            found = ahead.result() if ahead is not None and guessed else self._read(start, length)
+            if ahead is not None and ahead.rows != (start, length):
+                # Let go before the rows that are wanted are read, which may then take its memory.
+                ahead = ahead.join()
+            found = self._read(start, length) if ahead is None else ahead.result()
             if start == 0:
                 self._first_length = length
             self._ahead = _Reading(self._read, self._next(start + length, length))
