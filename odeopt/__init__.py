@@ -91,6 +91,7 @@ from ._objective import FiniteSum as FiniteSum
 from ._objective import LeastSquares as LeastSquares
 from ._objective import Objective as Objective
 from ._objective import Oracle as Oracle
+from ._objective import Streamed as Streamed
 from ._predictor import Predictor as Predictor
 from ._progress import Progress as Progress
 from ._results import RESULTS as RESULTS

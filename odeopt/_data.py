@@ -135,16 +135,29 @@ def guess_task(y: np.ndarray) -> str:
 def labels_like(file: Path, y: np.ndarray, classes: tuple[int | str, ...]) -> np.ndarray:
     """The targets of a file to predict as labels of the kind that the model was trained with.
 
-    **Raises:** `DataError` if they are of another kind.
+    **Raises:** `DataError` if they are of another kind, or if one of them is no class of the model.
     """
     if isinstance(classes[0], str):
-        return y if y.dtype.kind == "U" else np.asarray([f"{value:g}" for value in y])
-    if y.ndim > 1 or y.dtype.kind == "U" or not _whole(y):
+        labels = y if y.dtype.kind == "U" else np.asarray([f"{value:g}" for value in y])
+    elif y.ndim > 1 or y.dtype.kind == "U" or not _whole(y):
         raise DataError(
-            f"{file}: the targets are not whole numbers, but the classes of the model are "
-            f"{', '.join(map(str, classes[:12]))}. Leave the targets out, or write them as in the training file."
+            f"{file}: the targets are not whole numbers, but the classes of the model are {_named_classes(classes)}. "
+            "Leave the targets out, or write them as in the training file."
         )
-    return y.astype(np.int64)
+    else:
+        labels = y.astype(np.int64)
+    unknown = np.setdiff1d(labels, np.asarray(classes))
+    if unknown.size:
+        first = int(np.argmax(labels == unknown[0]))
+        raise DataError(
+            f"{file}: the target of example {first} (counted from 0) is {unknown[0].item()!r}, which is no class "
+            f"of the model; its classes are {_named_classes(classes)}. Correct the targets, or leave them out."
+        )
+    return labels
+
+
+def _named_classes(classes: tuple[int | str, ...]) -> str:
+    return ", ".join(map(str, classes[:12])) + (", ..." if len(classes) > 12 else "")
 
 
 def _whole(y: np.ndarray) -> bool:

@@ -11,17 +11,19 @@ from jaxtyping import PyTree
 
 from ._check import check_declaration
 from ._course import begin, begin_again, best_of, ending, go_on
-from ._objective import PartialObjective, as_objective, check_scalar_value
+from ._objective import PartialObjective, as_objective, check_scalar_value, first_nonfinite, reading_errors
 from ._parameters import merge_parameters, split_parameters
 from ._record import empty_record
 from ._relay import Relay, RelayProblem
-from ._results import EXPECTED, from_code
+from ._results import EXPECTED, RESULTS, from_code
 from ._run import COUNTS, Problem, Run
 from ._sequence import Sequence
 from ._solution import Solution, SolverState, history_of, starting_point
 from ._solver import Solver
 from ._stop import Stop
 
+# Ends that data may be the reason of.
+NONFINITE = ("nonfinite_start", "nonfinite_dissipation")
 HISTORIES = ("scalars", "states", None)
 
 
@@ -80,7 +82,11 @@ def minimise(
     if state is not None:
         problem = continued(problem, parameters, state)
     run = None if state is None else state.run
-    solution = _minimise(problem, parameters, run, max_steps, history, progress)
+    with reading_errors(problem.objective) as streams:
+        solution = _minimise(problem, parameters, run, max_steps, history, progress)
+        if streams:
+            jax.block_until_ready(solution)
+    solution = explained(solution, problem.objective, "args")
     # Joined outside the compiled function, which would turn a model's NumPy arrays into trainable JAX arrays.
     solution = replace(solution, value=merge_parameters(solution.value, problem.objective.frozen))
     return _raise_on_failure(solution) if throw else solution
@@ -213,6 +219,15 @@ def conclude(problem: Problem | RelayProblem, run: Run | Relay, history) -> Solu
         state=SolverState(run, problem.solver),
         aux=aux,
     )
+
+
+def explained(solution: Solution, objective: PartialObjective, argument: str) -> Solution:
+    """The solution, with what is not finite where a run could not begin; its value holds the trained leaves only."""
+    result = solution.result._value
+    if isinstance(result, Tracer) or not any(result == getattr(RESULTS, end)._value for end in NONFINITE):
+        return solution
+    start = merge_parameters(solution.state.run.snapshot.state.position, objective.frozen)
+    return replace(solution, note=first_nonfinite(objective.full, start, argument))
 
 
 def _raise_on_failure(solution: Solution) -> Solution:

@@ -98,6 +98,8 @@ class Solution(eqx.Module):
     - `history`: a `History`, or `None`.
     - `state`: `minimise(..., state=solution.state)` goes on from here, bit for bit.
     - `aux`: what the objective returned beside its value at the best point.
+    - `note`: what was found not to be finite, in the parameters, in the data or in the loss of an example, where a run
+        ended for such a reason; otherwise `None`. Part of `str(solution)`.
     - `metrics`: from `train`: arrays over the evaluations by name, with the number of `trials` before each.
     """
 
@@ -109,6 +111,8 @@ class Solution(eqx.Module):
     state: SolverState
     aux: PyTree = None
     metrics: dict[str, np.ndarray] | None = None
+    # Static: a solution is mapped over as a tree of arrays.
+    note: str | None = eqx.field(static=True, default=None)
 
     def __str__(self) -> str:
         """`describe()` of a single run; of a batch how many of its runs ended with which result."""
@@ -137,7 +141,8 @@ class Solution(eqx.Module):
         # The gradient is not known at the best point, but where the run stands.
         elsewhere = " at the last point" if float(snapshot.value) > float(self.loss) else ""
         return (
-            f"{self.result} The gradient norm is {float(snapshot.stationarity):.3g}{elsewhere}, the loss "
+            f"{self.result}{'' if self.note is None else f' {self.note}'} The gradient norm is "
+            f"{float(snapshot.stationarity):.3g}{elsewhere}, the loss "
             f"{float(self.loss):.6g} ({snapshot.value.dtype}){' at the best' if elsewhere else ''}, the step size "
             f"{float(step_size):.3g}, after {int(stats['accepted'])} accepted and {int(stats['rejected'])} rejected "
             "steps."

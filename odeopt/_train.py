@@ -18,8 +18,8 @@ from ._course import begin, begin_again, best_of, go_on
 from ._examples import as_examples, as_validation, check_metrics
 from ._interruption import interruption
 from ._minibatch import BatchSolution, EnergyTournament, Wishes, train_on_batches
-from ._minimise import check_run_settings, check_settings, conclude, continued, prepare
-from ._objective import AbstractObjective, Objective
+from ._minimise import check_run_settings, check_settings, conclude, continued, explained, prepare
+from ._objective import AbstractObjective, Objective, Streamed, reading_errors
 from ._parameters import merge_parameters
 from ._progress import Progress, draw, progress_bar
 from ._record import Record, empty_record
@@ -130,6 +130,7 @@ def train(
         interruption(*signals) as interrupted,
         run_checkpoints(checkpoints, resume, problem, parameters, described_data, history, board) as saver,
         progress_bar(progress, max_steps) as bar,
+        reading_errors(objective),
     ):
         taken_up = None if saver is None else saver.take_up()
         standing = _begun(problem, parameters, state) if taken_up is None else taken_up
@@ -210,6 +211,11 @@ def _with_data(loss, data: PyTree) -> tuple[AbstractObjective, PyTree]:
         return loss, None
     if not callable(loss):
         raise TypeError(f"loss must be a function loss(model, batch) -> scalar; got {type(loss).__name__}.")
+    if isinstance(data, Streamed):
+        raise TypeError(
+            "data=Streamed(...): streamed data belong to an objective, which takes them chunk by chunk. Write "
+            "odeopt.train(model, odeopt.FiniteSum(loss, data), None, ...)."
+        )
     data = as_examples("data", data)
     return Objective(loss, data), data
 
@@ -229,7 +235,9 @@ def _concluded(standing: Standing, result: int, history: str | None, board: Scor
     run, objective = standing.run, standing.problem.objective
     run = eqx.tree_at(lambda r: r.result, run, jnp.asarray(result, jnp.int32))
     board.evaluate(best_of(run).position, standing.trials)
-    solution = conclude(standing.problem, run, standing.history(history))
+    with reading_errors(objective.full):
+        solution = conclude(standing.problem, run, standing.history(history))
+    solution = explained(solution, objective, "data")
     model = merge_parameters(solution.value, objective.frozen)
     stats = {name: int(count) for name, count in solution.stats.items()}
     return replace(solution, value=model, stats=stats, metrics=board.table())

@@ -245,6 +245,19 @@ def test_file_to_predict_that_does_not_fit_the_model_is_refused(tmp_path):
 
 def test_labels_are_compared_in_the_kind_of_the_classes(tmp_path):
     assert labels_like(tmp_path, np.array([1.0, 2.0]), (1, 2)).dtype == np.int64
-    assert labels_like(tmp_path, np.array([1.0, 2.0]), ("1", "b")).tolist() == ["1", "2"]
+    assert labels_like(tmp_path, np.array([1.0, 2.0]), ("1", "2", "b")).tolist() == ["1", "2"]
     with pytest.raises(DataError, match="classes of the model"):
         labels_like(tmp_path, np.array(["a"]), (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "expected"),
+    [
+        (np.array([2.0, 1.0, 3.0]), (1, 2), r"the target of example 2 \(counted from 0\) is 3, which is no class"),
+        (np.array([-1.0, 1.0]), (0, 1), r"the target of example 0 \(counted from 0\) is -1, which is no class"),
+        (np.array(["a", "B"]), ("a", "b"), r"the target of example 1 .* is 'B', which is no class .* are a, b\. "),
+    ],
+)
+def test_labels_that_are_no_class_of_the_model_are_refused(tmp_path, labels, classes, expected):
+    with pytest.raises(DataError, match=expected):
+        labels_like(tmp_path, labels, classes)

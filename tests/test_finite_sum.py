@@ -281,6 +281,21 @@ def test_losses_that_are_negative_all_the_same_are_added_up_to_the_end():
     np.testing.assert_allclose(honest.value_until(jnp.asarray(1.0), lambda bound: bound > 2.0), 31 / 4)
 
 
+def test_a_pass_that_ends_early_leaves_the_last_chunk_out_too():
+    evaluated = []
+
+    def loss(y, x):
+        jax.debug.callback(lambda: evaluated.append(1))
+        return y * x
+
+    data = jnp.asarray([30.0, 1.0, 1.0, 1.0, 1.0])
+    objective = odeopt.FiniteSum(loss, data, chunk_size=2, nonnegative=True)
+    bound = jax.jit(lambda y: objective.value_until(y, lambda bound: bound > 2.0))(jnp.asarray(1.0))
+    jax.effects_barrier()
+    np.testing.assert_allclose(bound, 31 / 5)
+    assert len(evaluated) == 1
+
+
 def test_half_precision_is_added_in_single():
     def half(y, batch):
         y, *batch = (jnp.asarray(leaf, jnp.bfloat16) for leaf in (y, *batch))
@@ -298,6 +313,18 @@ def test_half_precision_is_added_in_single():
         (lambda: odeopt.FiniteSum("mse", DATA), "expected a function"),
         (lambda: odeopt.FiniteSum(of_batch, (jnp.ones((3, 2)), jnp.ones(4))), r"got shapes \[\(3, 2\), \(4,\)\]"),
         (lambda: odeopt.FiniteSum(of_batch, None), "must be arrays with the samples"),
+        (
+            lambda: odeopt.FiniteSum(of_batch, (jnp.ones((0, 2)), jnp.ones(0))),
+            r"length >= 1; got shapes \[\(0, 2\), \(0,\)\]",
+        ),
+        (
+            lambda: odeopt.FiniteSum(of_batch, (X, np.array([None] * COUNT))),
+            r"data\[1\] has dtype object; expected numbers",
+        ),
+        (
+            lambda: odeopt.FiniteSum(of_batch, (X, np.array(["a"] * COUNT))),
+            r"data\[1\] has dtype <U1; expected numbers",
+        ),
         (lambda: odeopt.FiniteSum(of_batch, DATA, jnp.ones(4)), r"shape \(23,\); got \(4,\)"),
         (lambda: odeopt.FiniteSum(of_batch, DATA, jnp.zeros(COUNT)), "not all 0"),
         (lambda: odeopt.FiniteSum(of_batch, DATA, -jnp.ones(COUNT)), "weights >= 0"),

@@ -1,6 +1,7 @@
 from .finite_sum import FiniteSum as FiniteSum
 from .least_squares import AbstractLeastSquares as AbstractLeastSquares
 from .least_squares import LeastSquares as LeastSquares
+from .nonfinite import first_nonfinite as first_nonfinite
 from .objective import AbstractObjective as AbstractObjective
 from .objective import Objective as Objective
 from .objective import PartialObjective as PartialObjective
@@ -10,3 +11,5 @@ from .oracle import Oracle as Oracle
 from .oracle import Tally as Tally
 from .oracle import directional_change as directional_change
 from .oracle import reads as reads
+from .streamed import Streamed as Streamed
+from .streamed import reading_errors as reading_errors

@@ -9,8 +9,11 @@ from jaxtyping import Array, PyTree
 
 
 def check_samples(name: str, samples: PyTree) -> None:
-    """**Raises:** `ValueError` for what holds no samples along a first axis; `name`: of the pytree."""
+    """**Raises:** `ValueError` or `TypeError` for what holds no samples along a first axis; `name`: of the pytree."""
     leaves = jax.tree.leaves(samples)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(samples):
+        if hasattr(leaf, "dtype"):
+            check_numbers(f"{name}{jax.tree_util.keystr(path)}", leaf.dtype)
     counts = {leaf.shape[0] if getattr(leaf, "ndim", 0) else None for leaf in leaves}
     if not leaves or None in counts or len(counts) > 1 or 0 in counts:
         shapes = [getattr(leaf, "shape", leaf) for leaf in leaves]
@@ -18,6 +21,12 @@ def check_samples(name: str, samples: PyTree) -> None:
             f"{name} must be arrays with the samples along their first axis, all of the same length >= 1; got shapes "
             f"{shapes}."
         )
+
+
+def check_numbers(name: str, dtype) -> None:
+    """**Raises:** `TypeError` for a dtype that JAX does not compute with; `name`: of the array."""
+    if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.number, jnp.bool_, jax.dtypes.extended)):
+        raise TypeError(f"{name} has dtype {dtype}; expected numbers. Encode classes as integers, say.")
 
 
 def summed(of_chunk: Callable[[PyTree], PyTree], chunk_size: int, samples: PyTree) -> PyTree:

@@ -15,9 +15,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-from .accurate_sum import accurate_sum, nothing_yet
+from .accurate_sum import Sum, accurate_sum, nothing_yet
 from .chunked import check_samples
 from .objective import AbstractObjective
+from .streamed import Streamed
 
 # What the backward pass of a chunk may keep, in bytes: some chunks of it fit into the memory of any machine, and
 # a chunk of a small network is large enough for its matrix products to run at full speed.
@@ -39,13 +40,15 @@ class FiniteSum(AbstractObjective):
 
     - `loss`: `loss(y, batch)`, the losses of the examples in a batch, shape (n,), or their mean, a scalar; with
         `per_example` `loss(y, example)`, a scalar.
-    - `data`: a pytree of arrays with the \(N\) examples along their first axis.
+    - `data`: a pytree of arrays with the \(N\) examples along their first axis; or an `odeopt.Streamed`, data that
+        are read chunk by chunk and need not fit into memory.
     - `weights`: \(w_i \ge 0\), shape (N,), not all 0; `None` (default): all 1. Not for a loss that returns the mean of
         a batch.
     - `per_example`: whether `loss` is for one example.
-    - `chunk_size`: how many examples are evaluated at a time; the last chunk may be shorter. `None` (default): as many
-        as keep the backward pass within `memory`.
-    - `memory`: in bytes, beside data, parameters and gradient; for `chunk_size=None`.
+    - `chunk_size`: how many examples are evaluated at a time; the last chunk may be shorter, and a size beyond
+        \(N\) means all at once. `None` (default): as many as keep the backward pass within `memory`.
+    - `memory`: in bytes, beside data, parameters and gradient; for `chunk_size=None`. The two chunks in which
+        streamed data are held count too.
     - `nonnegative`: that no loss of any example is negative. The pass over the data for a trial then ends where what
         has been added up is enough to reject it; all decisions are the same, where the controller does not ask by how
         much a trial fails. (A negative loss that is met all the same makes the pass go through to the end.)
@@ -80,7 +83,8 @@ class FiniteSum(AbstractObjective):
     def __check_init__(self):
         if not callable(self.loss):
             raise TypeError(f"FiniteSum(loss={self.loss!r}): expected a function loss(y, batch).")
-        check_samples("FiniteSum(...): data", self.data)
+        if not isinstance(self.data, Streamed):
+            check_samples("FiniteSum(...): data", self.data)
         _check_weights(self.weights, self.count)
         for name in ("chunk_size", "memory"):
             value = getattr(self, name)
@@ -90,7 +94,7 @@ class FiniteSum(AbstractObjective):
     @property
     def count(self) -> int:
         """The number of examples, N."""
-        return jax.tree.leaves(self.data)[0].shape[0]
+        return self.data.count if isinstance(self.data, Streamed) else jax.tree.leaves(self.data)[0].shape[0]
 
     @property
     def evaluation(self) -> str:
@@ -103,7 +107,7 @@ class FiniteSum(AbstractObjective):
     def value(self, parameters: PyTree) -> Array:
         size = self._chunk_size(parameters)
         if size >= self.count:
-            return accurate_sum(self._losses(parameters, self.data, self.weights)) / self._total()
+            return accurate_sum(self._losses(parameters, self._examples(0, self.count), self.weights)) / self._total()
         trained, rest = eqx.partition(parameters, eqx.is_inexact_array)
         return _summed(trained, _OfChunk(self, rest), size) / self._total()
 
@@ -118,9 +122,12 @@ class FiniteSum(AbstractObjective):
         def losses(start: Array | int, length: int) -> Array:
             return self._losses(parameters, self._examples(start, length), self._weights(start, length))
 
+        def open_still(found: Sum, honest: Array) -> Array:
+            return ~(honest & hopeless(found.rounded() / total))
+
         def going_on(carry) -> Array:
             index, found, honest = carry
-            return (index < whole) & ~(honest & hopeless(found.rounded() / total))
+            return (index < whole) & open_still(found, honest)
 
         def add(carry):
             index, found, honest = carry
@@ -129,9 +136,10 @@ class FiniteSum(AbstractObjective):
 
         nothing = nothing_yet(jax.eval_shape(lambda: accurate_sum(losses(0, size))))
         first = jnp.asarray(0, jnp.int32), nothing, jnp.asarray(True)
-        _, found, _ = jax.lax.while_loop(going_on, add, first)
+        index, found, honest = jax.lax.while_loop(going_on, add, first)
         if rest:
-            found = found.add(accurate_sum(losses(whole * size, rest)))
+            last = lambda: found.add(accurate_sum(losses(index * size, rest)))  # noqa: E731
+            found = jax.lax.cond(open_still(found, honest), last, lambda: found)
         return found.rounded() / total
 
     def auxiliary(self, parameters: PyTree) -> PyTree:
@@ -152,7 +160,7 @@ class FiniteSum(AbstractObjective):
 
     def _chunk_size(self, parameters: PyTree) -> int:
         if self.chunk_size is not None:
-            return self.chunk_size
+            return min(self.chunk_size, self.count)
         least = math.ceil(self.count / self._affordable(parameters))
         # A last chunk of another size would be compiled for itself.
         even = next((chunks for chunks in range(least, 2 * least) if self.count % chunks == 0), least)
@@ -161,21 +169,32 @@ class FiniteSum(AbstractObjective):
     def _affordable(self, parameters: PyTree) -> int:
         """How many examples a backward pass may keep."""
         trained, rest = eqx.partition(parameters, eqx.is_inexact_array)
+        example = self._example
 
         def kept(length: int) -> int:
-            batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((length, *leaf.shape[1:]), leaf.dtype), self.data)
+            batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((length, *leaf.shape), leaf.dtype), example)
 
             def pullback(trained, batch):
                 return jax.vjp(lambda y: jnp.sum(self._losses(eqx.combine(y, rest), batch, None)), trained)[1]
 
-            leaves = jax.tree.leaves(eqx.filter_eval_shape(pullback, trained, batch))
-            return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+            return _bytes(eqx.filter_eval_shape(pullback, trained, batch))
 
         # What does not grow with the batch (the parameters, say) is there anyway.
-        of_one = max(kept(2) - kept(1), 1)
+        of_one = max(kept(2) - kept(1), 1) + (2 * _bytes(example) if isinstance(self.data, Streamed) else 0)
         return max(1, min(self.count, self.memory // of_one))
 
+    @property
+    def _example(self) -> PyTree:
+        """The shapes and dtypes of one example."""
+        if isinstance(self.data, Streamed):
+            return self.data.example
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.data)
+
     def _examples(self, start: Array | int, length: int) -> PyTree:
+        if isinstance(self.data, Streamed):
+            return self.data.chunk(start, length)
+        if length == self.count:
+            return self.data
         return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, length), self.data)
 
     def _weights(self, start: Array | int, length: int) -> Array | None:
@@ -237,8 +256,19 @@ def _over_chunks(of_chunk: Callable[[Array | int, int], PyTree], count: int, siz
     """The sum of `of_chunk(start, length)` over all chunks of a data set, the last of which may be shorter."""
     whole, rest = divmod(count, size)
     found = nothing_yet(jax.eval_shape(lambda: of_chunk(0, min(size, count))))
-    found, _ = jax.lax.scan(lambda found, k: (found.add(of_chunk(k * size, size)), None), found, jnp.arange(whole))
-    return (found.add(of_chunk(whole * size, rest)) if rest else found).rounded()
+
+    def add(carry, _):
+        found, start = carry
+        return (found.add(of_chunk(start, size)), start + size), None
+
+    # Where the next chunk begins goes through the loop, so that no compiler takes the last chunk before the others:
+    # data that are streamed are read in their order.
+    (found, start), _ = jax.lax.scan(add, (found, jnp.asarray(0, jnp.int32)), None, length=whole)
+    return (found.add(of_chunk(start, rest)) if rest else found).rounded()
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _weighted_sum(aux: Array, weights: Array | None, length: int) -> Array:
