@@ -114,7 +114,7 @@ def prepare(options: Options) -> Experiment:
     **Raises:** `OptionError`, `NamingError` or `DataError` if an option or the data cannot be used.
     """
     hidden = _hidden(options)
-    own = None if options.model in (MLP, LENET1) else function_in_file(options.model)
+    own = None if options.model in (MLP, LENET1) else function_in_file(options.model, (MLP, LENET1))
     if options.time_limit is not None and not options.time_limit > 0:
         raise OptionError(f"--time-limit {options.time_limit}: expected seconds > 0. Leave it out for no limit.")
     if not 0 <= options.gradient_norm < math.inf:

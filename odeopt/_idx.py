@@ -1,11 +1,11 @@
 """Reading idx files, the format of MNIST and of the data sets that follow it (LeCun, Cortes, Burges, 1998)."""
 
 import gzip
+import io
 import math
 import struct
 import zlib
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -52,7 +52,7 @@ def read_idx(file: Path, axes: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def _read(stream: BinaryIO, count: int) -> bytearray:
+def _read(stream: io.BufferedIOBase, count: int) -> bytearray:
     """So many bytes, or what there is; a header that lies does not take more memory than the file fills."""
     content = bytearray()
     while len(content) < count and (block := stream.read(min(BLOCK, count - len(content)))):

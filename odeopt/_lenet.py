@@ -45,6 +45,7 @@ class LeNet1(AbstractBatchNetwork):
 
     def of_batch(self, images: Array | np.ndarray) -> Array:
         """Of images, shape (n, 784) or (n, 28, 28), the scores, shape (n, outputs)."""
+        images = jnp.asarray(images)
         whole, rest = divmod(len(images), PIECE)
         pieces = images[: whole * PIECE].reshape(whole, PIECE, SIDE, SIDE)
         scores = jax.lax.map(self._of_piece, pieces).reshape(whole * PIECE, self.last.weight.shape[0])

@@ -86,14 +86,17 @@ def _made(text: str, cls: type, positional: list, keywords: dict[str, Any]) -> A
         raise NamingError(said) from error
 
 
-def function_in_file(text: str) -> Callable:
+def function_in_file(text: str, others: Sequence[str] = ()) -> Callable:
     """The function that `FILE.py:FUNCTION` names.
+
+    **Arguments:** `others`: what the text could have been instead, for the message.
 
     **Raises:** `NamingError`.
     """
     named = _FROM_FILE.fullmatch(text.strip())
     if named is None or named["arguments"]:
-        raise NamingError(f"{text!r} names no function; expected FILE.py:FUNCTION, such as my_model.py:build.")
+        expected = f"{', '.join(others)}, or FILE.py:FUNCTION" if others else "FILE.py:FUNCTION"
+        raise NamingError(f"{text!r} names no function; expected {expected}, such as my_model.py:build.")
     module = _load(Path(named["file"]).resolve(), named["file"])
     function = getattr(module, named["name"], None)
     if not callable(function):
