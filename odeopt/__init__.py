@@ -82,6 +82,8 @@ from ._flow import SmoothNuclearNorm as SmoothNuclearNorm
 from ._flow import SmoothSign as SmoothSign
 from ._flow import Spectral as Spectral
 from ._flow import State as State
+from ._images import load_images as load_images
+from ._lenet import LeNet1 as LeNet1
 from ._minibatch import BatchHistory as BatchHistory
 from ._minibatch import BatchSolution as BatchSolution
 from ._minibatch import EnergyTournament as EnergyTournament

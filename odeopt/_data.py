@@ -1,10 +1,13 @@
 """From a data file to what a network is trained on: the task, the split, and the numbers of the preprocessing."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ._images import load_images
+from ._networks import WHITE
 from ._table import Arrays, DataError, read_training_file
 
 CLASSIFICATION = "classification"
@@ -28,7 +31,8 @@ class Preprocessing:
 
     **Attributes:** `input_mean`, `input_scale`: inputs enter as `(x - mean) / scale`; `target_mean`, `target_scale`:
     outputs leave as `mean + scale * y` (regression); `classes`: what the outputs stand for (classification);
-    `scalar_target`: whether a target is one number; `input_names`, `target_name`: columns of the training file.
+    `scalar_target`: whether a target is one number; `input_names`, `target_name`: columns of the training file;
+    `image_shape`: rows and columns, where the inputs are the pixels of images.
     """
 
     input_mean: np.ndarray
@@ -39,6 +43,7 @@ class Preprocessing:
     scalar_target: bool = True
     input_names: tuple[str, ...] | None = None
     target_name: str | None = None
+    image_shape: tuple[int, int] | None = None
 
     @property
     def task(self) -> str:
@@ -96,6 +101,34 @@ def digits() -> DataSet:
         input_mean=np.zeros(pixels), input_scale=np.full(pixels, DIGITS_MAXIMUM), classes=tuple(range(10))
     )
     return DataSet(x[train], y[train], x[test], y[test], preprocessing)
+
+
+def images(source: Path) -> DataSet:
+    """A data set of images, whose pixels stay unsigned bytes and enter the network between 0 and 1.
+
+    **Raises:** `DataError` if it cannot be read, or a label of the test set is none of the training set.
+    """
+    (x, y), (x_test, y_test) = load_images(source)
+    shape = x.shape[1:]
+    pixels = math.prod(shape)
+    classes = _classes(source, y)
+    check_classes(source, "the test set", y_test, classes)
+    preprocessing = Preprocessing(
+        np.zeros(pixels), np.full(pixels, float(WHITE)), classes=classes, image_shape=(shape[0], shape[1])
+    )
+    return DataSet(x.reshape(-1, pixels), y, x_test.reshape(-1, pixels), y_test, preprocessing)
+
+
+def check_classes(file: Path, name: str, y: np.ndarray, classes: tuple[int | str, ...]) -> None:
+    """**Raises:** `DataError` for a label that is none of the classes, with its place; `name`: of the labels."""
+    unknown = np.flatnonzero(~np.isin(y, classes))
+    if unknown.size:
+        first = int(unknown[0])
+        raise DataError(
+            f"{file}: {name} holds {unknown.size} label{'s' if unknown.size > 1 else ''} that no training example has, "
+            f"the first at example {first} (counted from 0): {y[first].item()!r}; the classes are "
+            f"{', '.join(map(str, classes[:12]))}. Correct the labels, or add training examples of that class."
+        )
 
 
 def load_data(file: Path, task: str, seed: int) -> DataSet:
@@ -170,16 +203,25 @@ def _as_labels(file: Path, arrays: Arrays) -> Arrays:
     def labels(y: np.ndarray | None) -> np.ndarray | None:
         if y is None or (y.ndim == 1 and y.dtype.kind == "U"):
             return y
-        if y.ndim > 1 or not _whole(y):
+        if y.ndim > 1:
             raise DataError(
                 f"{file}: the targets (shape {y.shape}) are not labels; classification expects one whole number or "
                 "text for each example. Use --task regression, or write labels."
+            )
+        if not _whole(y):
+            first = int(np.flatnonzero((y != np.round(y)) | (np.abs(y) >= 2**53))[0])
+            raise DataError(
+                f"{file}: the target of example {first} (counted from 0) is {y[first].item()!r} and not a label; "
+                "classification expects one whole number or text for each example. Use --task regression, or write "
+                "labels."
             )
         return y.astype(np.int64)
 
     y, y_test = labels(arrays.y), labels(arrays.y_test)
     if y is not None and y_test is not None and y.dtype.kind != y_test.dtype.kind:
         raise DataError(f"{file}: y holds {y.dtype} and y_test {y_test.dtype}; expected labels of one kind.")
+    if y is not None and y_test is not None:
+        check_classes(file, "y_test", y_test, _classes(file, y))
     return Arrays(arrays.x, y, arrays.x_test, y_test, arrays.input_names, arrays.target_name)
 
 

@@ -9,15 +9,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 import odeopt
 
+from ._architecture import LENET1, MLP, Architecture, ArchitectureError, built
 from ._controller import AbstractController
-from ._data import CLASSIFICATION, DataSet, digits, load_data
+from ._data import CLASSIFICATION, DataSet, digits, images, load_data
 from ._flow import AbstractFlow
-from ._named import build, describe, file_of, text_of
-from ._networks import accuracy, cross_entropy, explained_variance, mean_square, multilayer_perceptron
+from ._images import is_images
+from ._lenet import PIECE, LeNet1
+from ._losses import CROSS_ENTROPY, LOSSES, Loss
+from ._named import build, describe, file_of, function_in_file, text_of
+from ._networks import accuracy, explained_variance, on_bytes
+from ._objective import FiniteSum
 from ._predictor import Predictor, scores
 from ._results import RESULTS
 from ._run_folder import config_of
@@ -28,6 +36,10 @@ from ._stop import Stop
 
 # Two neighbouring energies are told apart down to so many units of their rounding, as in LyapunovControl.
 ROUNDING_UNITS = 10
+
+
+# Of an mlp without --hidden.
+HIDDEN = "32,32"
 
 
 class OptionError(ValueError):
@@ -41,7 +53,8 @@ class Options:
     flow: str
     scheme: str | None
     controller: str | None
-    hidden: str
+    model: str
+    hidden: str | None
     dtype: str
     seed: int
     max_steps: int
@@ -50,6 +63,8 @@ class Options:
     time_limit: float | None
     data: Path | None
     task: str
+    loss: str | None
+    chunk_size: int | None
 
 
 @dataclass(frozen=True)
@@ -57,7 +72,9 @@ class Experiment:
     """Everything that has been checked, before anything is computed."""
 
     options: Options
-    hidden: list[int]
+    architecture: Architecture
+    network: PyTree
+    loss: Loss
     solver: Solver
     stop: Stop
     data_set: DataSet
@@ -96,7 +113,8 @@ def prepare(options: Options) -> Experiment:
 
     **Raises:** `OptionError`, `NamingError` or `DataError` if an option or the data cannot be used.
     """
-    hidden = _widths(options.hidden)
+    hidden = _hidden(options)
+    own = None if options.model in (MLP, LENET1) else function_in_file(options.model, (MLP, LENET1))
     if options.time_limit is not None and not options.time_limit > 0:
         raise OptionError(f"--time-limit {options.time_limit}: expected seconds > 0. Leave it out for no limit.")
     if not 0 <= options.gradient_norm < math.inf:
@@ -110,10 +128,41 @@ def prepare(options: Options) -> Experiment:
         solver = Solver(*parts)
     except ValueError as error:
         raise OptionError(f"--flow, --scheme and --controller do not fit together: {error}") from error
-    if options.data is None and options.task not in ("auto", CLASSIFICATION):
-        raise OptionError(f"--task {options.task}: the handwritten digits are classes. Name a data file with --data.")
-    data_set = digits() if options.data is None else load_data(options.data, options.task, options.seed)
-    return Experiment(options, hidden, solver, stop, data_set)
+    data_set = _data_set(options)
+    preprocessing = data_set.preprocessing
+    loss = _loss(options, preprocessing.task)
+    architecture = Architecture(
+        options.model, preprocessing.input_mean.size, preprocessing.outputs, hidden, options.dtype
+    )
+    try:
+        network = built(architecture, own, options.dtype, options.seed)
+    except ArchitectureError as error:
+        raise OptionError(f"--model: {error}") from error
+    return Experiment(options, architecture, network, loss, solver, stop, data_set)
+
+
+def _hidden(options: Options) -> tuple[int, ...]:
+    """The widths of the hidden layers, of which only an mlp has some."""
+    if options.model == MLP:
+        return tuple(_widths(HIDDEN if options.hidden is None else options.hidden))
+    if options.hidden is not None:
+        raise OptionError(f"--hidden {options.hidden!r} is for --model mlp; {options.model} has its own layers.")
+    return ()
+
+
+def _data_set(options: Options) -> DataSet:
+    if options.data is not None and not is_images(options.data):
+        return load_data(options.data, options.task, options.seed)
+    if options.task not in ("auto", CLASSIFICATION):
+        known = "the handwritten digits" if options.data is None else f"the labels of {options.data}"
+        raise OptionError(f"--task {options.task}: {known} are classes. Name a data file with --data.")
+    return digits() if options.data is None else images(options.data)
+
+
+def _loss(options: Options, task: str) -> Loss:
+    if options.loss == CROSS_ENTROPY and task != CLASSIFICATION:
+        raise OptionError("--loss cross-entropy is for classes, and the targets are values. Use --loss squared.")
+    return LOSSES[task, options.loss]
 
 
 def named_parts(
@@ -138,22 +187,19 @@ def train(experiment: Experiment, progress: bool | None, after_block: Callable[[
 
     **Raises:** `OptionError` if a declaration of the user cannot be run.
     """
-    options, data_set, preprocessing = experiment.options, experiment.data_set, experiment.data_set.preprocessing
-    network = multilayer_perceptron(
-        preprocessing.input_mean.size, preprocessing.outputs, experiment.hidden, options.dtype, options.seed
-    )
+    options, data_set = experiment.options, experiment.data_set
     data, validation = (
-        (preprocessing.inputs(x, options.dtype), preprocessing.targets(y, options.dtype))
-        for x, y in ((data_set.x, data_set.y), (data_set.x_test, data_set.y_test))
+        _examples(experiment, x, y) for x, y in ((data_set.x, data_set.y), (data_set.x_test, data_set.y_test))
     )
-    classifies = preprocessing.task == CLASSIFICATION
-    metrics: dict[str, Callable] = {"accuracy": accuracy} if classifies else {"R2": explained_variance}
+    metric = {"accuracy": accuracy} if data_set.preprocessing.task == CLASSIFICATION else {"R2": explained_variance}
+    metrics = {name: _of_examples(experiment, function) for name, function in metric.items()}
+    objective, data = _objective(experiment, data)
     first: list[float] = []
     began = time.monotonic()
     try:
         network, solution = odeopt.train(
-            network,
-            cross_entropy if classifies else mean_square,
+            experiment.network,
+            objective,
             data,
             experiment.solver,
             stop=experiment.stop,
@@ -165,12 +211,13 @@ def train(experiment: Experiment, progress: bool | None, after_block: Callable[[
             progress=progress,
         )
     except Exception as error:
-        own = next((file for file in map(file_of, _named(options)) if file is not None), None)
+        named = [*_named(options), *([options.model] if experiment.architecture.is_own else [])]
+        own = next((file for file in map(file_of, named) if file is not None), None)
         if own is None and not isinstance(error, (TypeError, ValueError)):
             raise
-        raise OptionError(f"{', '.join(_named(options))} cannot be run: {describe(error, own)}") from error
+        raise OptionError(f"{', '.join(named)} cannot be run: {describe(error, own)}") from error
     seconds = time.monotonic() - began
-    predictor = Predictor(network, preprocessing)
+    predictor = Predictor(network, data_set.preprocessing)
     return Outcome(
         predictor=predictor,
         solution=solution,
@@ -181,12 +228,41 @@ def train(experiment: Experiment, progress: bool | None, after_block: Callable[[
     )
 
 
+def _examples(experiment: Experiment, x: np.ndarray, y: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """Inputs and targets as `_of_examples` takes them; images stay bytes."""
+    preprocessing, dtype = experiment.data_set.preprocessing, experiment.options.dtype
+    inputs = x if preprocessing.image_shape is not None else preprocessing.inputs(x, dtype)
+    return jnp.asarray(inputs), jnp.asarray(preprocessing.targets(y, dtype))
+
+
+def _of_examples(experiment: Experiment, function: Callable) -> Callable:
+    """A loss or a metric on `_examples`."""
+    are_images = experiment.data_set.preprocessing.image_shape is not None
+    return on_bytes(function, experiment.options.dtype) if are_images else function
+
+
+def _objective(experiment: Experiment, data: PyTree) -> tuple[Any, PyTree]:
+    """What `odeopt.train` takes as loss and data: the mean over all examples at once where that is cheap.
+
+    No loss of the command line is negative: a pass over chunks may end where a trial is sure to be rejected.
+    """
+    size, network = experiment.options.chunk_size, experiment.network
+    if size is None and isinstance(network, LeNet1):
+        size = PIECE
+    chunked = FiniteSum(_of_examples(experiment, experiment.loss.each), data, chunk_size=size, nonnegative=True)
+    fitting = chunked.fitted(network).chunk_size
+    assert fitting is not None
+    if fitting < chunked.count:
+        return chunked, None
+    return _of_examples(experiment, experiment.loss.mean), data
+
+
 def record(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
     """The content of `config.json`."""
     solution, start = outcome.solution, outcome.history.start or {}
     options = asdict(experiment.options) | {"data": experiment.options.data and str(experiment.options.data)}
     solver = solution.state.solver
-    return config_of(outcome.predictor, experiment.hidden, experiment.data_set.preprocessing) | {
+    return config_of(experiment.architecture, experiment.data_set.preprocessing) | {
         "options": options,
         "solver": {
             # With the scales that were set at the start.

@@ -8,7 +8,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -84,6 +84,33 @@ def _made(text: str, cls: type, positional: list, keywords: dict[str, Any]) -> A
         if isinstance(error, dataclasses.FrozenInstanceError):
             said += ". Declare what __init__ sets as a field of the class, with its type, as in `friction: float`."
         raise NamingError(said) from error
+
+
+def function_in_file(text: str, others: Sequence[str] = ()) -> Callable:
+    """The function that `FILE.py:FUNCTION` names.
+
+    **Arguments:** `others`: what the text could have been instead, for the message.
+
+    **Raises:** `NamingError`.
+    """
+    named = _FROM_FILE.fullmatch(text.strip())
+    if named is None or named["arguments"]:
+        expected = f"{', '.join(others)}, or FILE.py:FUNCTION" if others else "FILE.py:FUNCTION"
+        raise NamingError(f"{text!r} names no function; expected {expected}, such as my_model.py:build.")
+    module = _load(Path(named["file"]).resolve(), named["file"])
+    function = getattr(module, named["name"], None)
+    if not callable(function):
+        given = "does not exist" if function is None else "cannot be called"
+        own = [
+            key
+            for key, value in vars(module).items()
+            if inspect.isfunction(value) and value.__module__ == module.__name__
+        ]
+        raise NamingError(
+            f"{text}: {named['name']} {given}. The file defines the functions: {', '.join(own) or 'none'}. Name one of "
+            "them."
+        )
+    return function
 
 
 def available(kind: type, public: Mapping[str, Any]) -> dict[str, type]:
@@ -207,7 +234,7 @@ def _own_classes(module: ModuleType, kind: type) -> list[str]:
 def _load(path: Path, given: str) -> ModuleType:
     """The user's own file as a module; running it is what the user asked for."""
     if not path.is_file():
-        raise NamingError(f"{given} does not exist; expected a Python file with a class in it. Check the path.")
+        raise NamingError(f"{given} does not exist; expected a Python file. Check the path.")
     name = _module_name(given)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

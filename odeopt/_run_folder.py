@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._architecture import Architecture, architecture_of, built
 from ._data import Preprocessing
-from ._networks import multilayer_perceptron
 from ._predictor import Predictor
 from ._record import COLUMNS
 from ._solution import History
@@ -33,13 +33,14 @@ class RunFolderError(ValueError):
     """A run folder that cannot be written or read; the message names the file."""
 
 
-def load(run: str | os.PathLike[str]) -> Predictor:
+def load(run: str | os.PathLike[str], build: Callable | None = None) -> Predictor:
     """The trained model of a run folder, as written by `odeopt train`.
 
     A model that was trained in float64 is computed in float32, with a warning, unless JAX's double precision is
     switched on (`jax.config.update("jax_enable_x64", True)`).
 
-    **Arguments:** `run`: the folder.
+    **Arguments:** `run`: the folder; `build`: for a model of one's own (`odeopt train --model my_model.py:build`) the
+    function that builds it. It is asked for, because a folder with data must not run code.
 
     **Returns:** a `Predictor`: `predictor(x)` works on raw inputs and gives the probabilities of the classes, or the
     predicted values; `predictor.labels(x)` the most probable classes.
@@ -56,28 +57,33 @@ def load(run: str | os.PathLike[str]) -> Predictor:
     folder = Path(run)
     config = read_config(folder)
     try:
-        network = config["network"]
-        preprocessing = _preprocessing(config["preprocessing"])
-        shape = (int(network["inputs"]), int(network["outputs"]), [int(width) for width in network["hidden"]])
-        dtype = np.dtype(network["dtype"])
-        if shape[:2] != (preprocessing.input_mean.size, preprocessing.outputs) or network["activation"] != "tanh":
+        architecture = architecture_of(config["network"])
+        preprocessing = _preprocessing(config["preprocessing"], architecture.inputs)
+        dtype = np.dtype(architecture.dtype)
+        if (architecture.inputs, architecture.outputs) != (preprocessing.input_mean.size, preprocessing.outputs):
             raise ValueError("network and preprocessing do not fit together")
-        drawn, frozen = eqx.partition(multilayer_perceptron(*shape, jnp.float32, seed=0), eqx.is_array)
+        _check_build(folder, architecture, build)
+        drawn, frozen = eqx.partition(built(architecture, build, jnp.float32, seed=0), eqx.is_array)
+    except RunFolderError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if build is not None:
+            raise RunFolderError(f"{folder} cannot be loaded with this build: {error}") from error
         raise RunFolderError(
             f"{folder / CONFIG} does not describe a model ({type(error).__name__}: {error}). Restore the file, or "
             "train again with odeopt train."
         ) from error
     # NumPy leaves: they are read in their own precision, whatever JAX is set to.
-    expected = jax.tree.map(lambda leaf: np.zeros(leaf.shape, dtype), drawn)
+    expected = jax.tree.map(lambda leaf: np.zeros(leaf.shape, _stored(leaf.dtype, dtype)), drawn)
     try:
         arrays = eqx.tree_deserialise_leaves(_existing(folder, MODEL), expected)
     except RunFolderError:
         raise
     except Exception as error:  # damaged bytes raise errors of any kind
+        own = "" if build is None else f", or {architecture.model} builds another model than in that run"
         raise RunFolderError(
-            f"{folder / MODEL} is damaged or belongs to another run ({type(error).__name__}: {error}). Restore the "
-            "file, or train again with odeopt train."
+            f"{folder / MODEL} is damaged or belongs to another run{own} ({type(error).__name__}: {error}). Restore "
+            "the file, or train again with odeopt train."
         ) from error
     if dtype == np.float64 and jnp.result_type(float) != np.float64:
         warnings.warn(
@@ -113,27 +119,22 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def config_of(predictor: Predictor, hidden: list[int], preprocessing: Preprocessing) -> dict[str, Any]:
+def config_of(architecture: Architecture, preprocessing: Preprocessing) -> dict[str, Any]:
     """The part of `config.json` that a model is rebuilt from."""
     return {
         "format": FORMAT,
         "task": preprocessing.task,
-        "network": {
-            "inputs": preprocessing.input_mean.size,
-            "outputs": preprocessing.outputs,
-            "hidden": hidden,
-            "activation": "tanh",
-            "dtype": str(predictor.network.layers[0].weight.dtype),
-        },
+        "network": architecture.config(),
         "preprocessing": {
-            "input_mean": preprocessing.input_mean.tolist(),
-            "input_scale": preprocessing.input_scale.tolist(),
+            "input_mean": _short(preprocessing.input_mean),
+            "input_scale": _short(preprocessing.input_scale),
             "target_mean": _as_list(preprocessing.target_mean),
             "target_scale": _as_list(preprocessing.target_scale),
             "classes": _as_list(preprocessing.classes),
             "scalar_target": preprocessing.scalar_target,
             "input_names": _as_list(preprocessing.input_names),
             "target_name": preprocessing.target_name,
+            "image_shape": _as_list(preprocessing.image_shape),
         },
     }
 
@@ -208,20 +209,43 @@ def write_history(file: Path, history: History) -> None:
             )
 
 
-def _preprocessing(config: dict[str, Any]) -> Preprocessing:
-    classes, names = config["classes"], config["input_names"]
+def _check_build(folder: Path, architecture: Architecture, build: Callable | None) -> None:
+    """**Raises:** `RunFolderError` for a model of one's own without its function, or a function without need."""
+    if architecture.is_own and build is None:
+        raise RunFolderError(
+            f"{folder} was trained with the model {architecture.model}, and nothing is run because a folder says so. "
+            f"Pass the function: odeopt.load({str(folder)!r}, build=build), or --model {architecture.model} to odeopt "
+            "predict."
+        )
+    if build is not None and not architecture.is_own:
+        raise RunFolderError(f"{folder} holds a network {architecture.describe()}, which needs no build. Leave it out.")
+
+
+def _stored(own: np.dtype, trained: np.dtype) -> np.dtype:
+    """The type in which `model.eqx` holds an array of a network."""
+    return trained if jnp.issubdtype(own, jnp.floating) else own
+
+
+def _preprocessing(config: dict[str, Any], inputs: int) -> Preprocessing:
+    classes, names, image_shape = config["classes"], config["input_names"], config.get("image_shape")
     numbers = {
         name: None if config[name] is None else np.asarray(config[name], np.float64)
         for name in ("input_mean", "input_scale", "target_mean", "target_scale")
     }
     if numbers["input_mean"] is None or (classes is None) == (numbers["target_mean"] is None):
         raise ValueError("the preprocessing is incomplete")
+    numbers |= {
+        name: np.full(inputs, value)
+        for name, value in numbers.items()
+        if name.startswith("input") and value is not None and value.ndim == 0
+    }
     return Preprocessing(
         **numbers,  # pyright: ignore[reportArgumentType]
         classes=None if classes is None else tuple(classes),
         scalar_target=bool(config["scalar_target"]),
         input_names=None if names is None else tuple(names),
         target_name=config["target_name"],
+        image_shape=None if image_shape is None else (int(image_shape[0]), int(image_shape[1])),
     )
 
 
@@ -236,3 +260,8 @@ def _existing(folder: Path, name: str) -> Path:
 
 def _as_list(values) -> list | None:
     return None if values is None else np.asarray(values).tolist() if isinstance(values, np.ndarray) else list(values)
+
+
+def _short(numbers: np.ndarray) -> list | float:
+    """The numbers, or the one that all of them are."""
+    return float(numbers[0]) if numbers.size > 1 and np.all(numbers == numbers[0]) else numbers.tolist()

@@ -65,16 +65,23 @@ def read_training_file(file: Path) -> Arrays:
     )
 
 
-def read_prediction_file(file: Path, inputs: int, names: tuple[str, ...] | None, target: str | None) -> Arrays:
+def read_prediction_file(
+    file: Path,
+    inputs: int,
+    names: tuple[str, ...] | None,
+    target: str | None,
+    image_shape: tuple[int, int] | None = None,
+) -> Arrays:
     """Inputs for a trained model, and the targets where the file has them.
 
     **Arguments:** `inputs`: how many inputs the model takes; `names`, `target`: their columns in the training file if
-    that was a CSV file; columns are then found by name, in any order.
+    that was a CSV file; columns are then found by name, in any order; `image_shape`: rows and columns of images, which
+    an `.npz` file may hold as such.
 
     **Raises:** `DataError` if the file cannot be used or does not fit the model.
     """
     if _kind(file) == ".npz":
-        arrays = read_npz(file, needs_targets=False)
+        arrays = read_npz(file, needs_targets=False, image_shape=image_shape)
         if arrays.x.shape[1] != inputs:
             raise DataError(
                 f"{file}: x has shape {arrays.x.shape}, but the model takes {inputs} inputs; expected {inputs} columns."
@@ -106,7 +113,7 @@ def read_prediction_file(file: Path, inputs: int, names: tuple[str, ...] | None,
     )
 
 
-def read_npz(file: Path, needs_targets: bool) -> Arrays:
+def read_npz(file: Path, needs_targets: bool, image_shape: tuple[int, int] | None = None) -> Arrays:
     """The arrays `x`, `y`, `x_test` and `y_test` of an `.npz` file.
 
     **Raises:** `DataError` if the file cannot be read, an array is missing or the shapes do not fit.
@@ -135,6 +142,8 @@ def read_npz(file: Path, needs_targets: bool) -> Arrays:
             )
     if ("x_test" in content) != ("y_test" in content):
         raise DataError(f"{file} holds only one of x_test and y_test; expected both, or neither.")
+    if image_shape is not None and content["x"].shape[1:] == image_shape:
+        content["x"] = content["x"].reshape(len(content["x"]), -1)
     x = _inputs_of(file, "x", content)
     if "y" not in content:
         return Arrays(x)

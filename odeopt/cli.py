@@ -20,14 +20,15 @@ import jax
 
 from ._cli.ctrl_c import answering_ctrl_c
 from ._cli.messages import FAILED, INTERRUPTED, err_console, messages, out_console
-from ._cli.predict import SCORES, fitting_targets, new_file, predictions, write_csv
+from ._cli.predict import SCORES, examples, fitting_targets, new_file, predictions, write_csv
 from ._cli.train import exit_code, fresh_name, name_of, print_beginning, summary, what_to_do_next
 from ._cli.verify import check_new_report, telling, verification, write_report
 from ._experiment import Options, named_parts, prepare, reason, record
 from ._experiment import train as run_experiment
+from ._losses import CROSS_ENTROPY, SQUARED
+from ._named import function_in_file
 from ._predictor import scores
 from ._run_folder import check_new, load, new_folder, read_config, write_run
-from ._table import read_prediction_file
 
 app = typer.Typer(
     name="odeopt",
@@ -41,6 +42,11 @@ app = typer.Typer(
 class Dtype(StrEnum):
     float32 = "float32"
     float64 = "float64"
+
+
+class LossName(StrEnum):
+    cross_entropy = CROSS_ENTROPY
+    squared = SQUARED
 
 
 class Task(StrEnum):
@@ -81,7 +87,16 @@ def train(
             help="Such as ConstantStep(0.1) or LyapunovControl(decrease=0.3). Default: what the flow recommends."
         ),
     ] = None,
-    hidden: Annotated[str, typer.Option(help="Widths of the hidden layers; tanh between them.")] = "32,32",
+    model: Annotated[
+        str,
+        typer.Option(
+            help="mlp, lenet1 (for images of 28 by 28 pixels), or a function build(inputs, outputs, key) of your own "
+            "(my_model.py:build).",
+        ),
+    ] = "mlp",
+    hidden: Annotated[
+        str | None, typer.Option(help="Widths of the hidden layers of an mlp; tanh between them. Default: 32,32.")
+    ] = None,
     dtype: Annotated[
         Dtype, typer.Option(help="float32 suffices for training; float64 (slower) reaches far smaller gradients.")
     ] = Dtype.float32,
@@ -95,14 +110,28 @@ def train(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="FILE.npz with arrays x, y (and x_test, y_test), or FILE.csv with a header and the target in the last "
-            "column. Default: the handwritten digits of scikit-learn.",
-            metavar="FILE",
+            help="FILE.npz with arrays x, y (and x_test, y_test), FILE.csv with a header and the target in the last "
+            "column, a FOLDER with idx files such as those of MNIST, or fashion-mnist. Default: the handwritten digits "
+            "of scikit-learn.",
+            metavar="DATA",
         ),
     ] = None,
     task: Annotated[
         Task, typer.Option(help="auto: classification where the targets are text or a few whole numbers.")
     ] = Task.auto,
+    loss: Annotated[
+        LossName | None,
+        typer.Option(
+            help="For classes: cross-entropy, or the squared error of the probabilities. Default: cross-entropy for "
+            "classes, squared for values."
+        ),
+    ] = None,
+    chunk_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Examples at a time. Default: all, or as many as 64 MB allow; for lenet1 what a cache holds."
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="The run folder, which must not exist. Default: runs/DATE-TIME-FLOW.", metavar="DIR"),
@@ -122,6 +151,7 @@ def train(
         flow=flow,
         scheme=scheme,
         controller=controller,
+        model=model,
         hidden=hidden,
         dtype=dtype.value,
         seed=seed,
@@ -131,6 +161,8 @@ def train(
         time_limit=time_limit,
         data=data,
         task=task.value,
+        loss=loss and loss.value,
+        chunk_size=chunk_size,
     )
     with answering_ctrl_c("before the first step") as ctrl_c, messages():
         experiment = prepare(options)
@@ -163,10 +195,15 @@ def predict(
     data: Annotated[
         Path,
         typer.Option(
-            help="FILE.npz with an array x (and y), or FILE.csv with a header; the target column may be missing.",
-            metavar="FILE",
+            help="FILE.npz with an array x (and y), FILE.csv with a header, where the target column may be missing, or "
+            "the test images of a FOLDER with idx files or of fashion-mnist.",
+            metavar="DATA",
         ),
     ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="The function that builds the model, for a run with one of your own (my_model.py:build)."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the predictions here, not to stdout; must not exist.", metavar="FILE.csv")
     ] = None,
@@ -180,10 +217,8 @@ def predict(
         config = read_config(run)
         if config.get("network", {}).get("dtype") == "float64":
             jax.config.update("jax_enable_x64", True)
-        predictor = load(run)
-        names = predictor.input_names
-        target = config["preprocessing"]["target_name"]
-        arrays = read_prediction_file(data, predictor.input_mean.size, names, target)
+        predictor = load(run, None if model is None else function_in_file(model))
+        arrays = examples(data, predictor, config["preprocessing"]["target_name"])
         targets = arrays.y
         if targets is not None:
             targets = fitting_targets(data, predictor, targets)

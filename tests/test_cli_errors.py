@@ -85,7 +85,7 @@ def refused_training(folder, *arguments) -> str:
         ("--seed", "-1", "greater than or equal to 0"),
         ("--max-steps", "0", "greater than or equal to 1"),
         ("--gradient-norm", "-1", "--gradient-norm -1.0: expected a finite number >= 0"),
-        ("--data", ".", "is not a file"),
+        ("--data", ".", "lacks train-images-idx3-ubyte (or train-images-idx3-ubyte.gz)"),
         ("--target-loss", "nan", "expected a number"),
         ("--time-limit", "0", "expected seconds > 0"),
         ("--time-limit", "nan", "expected seconds > 0"),

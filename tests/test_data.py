@@ -207,7 +207,11 @@ def test_missing_file_folder_and_unknown_extension_are_refused(tmp_path):
     ("arrays", "task", "expected"),
     [
         ({"x": np.ones((9, 1)), "y": np.array(list("abcabcabc"))}, "regression", "'a'"),
-        ({"x": np.ones((9, 1)), "y": np.arange(9) / 2}, "classification", "are not labels"),
+        (
+            {"x": np.ones((9, 1)), "y": np.arange(9) / 2},
+            "classification",
+            "example 1 (counted from 0) is 0.5 and not a label",
+        ),
         ({"x": np.ones((9, 1)), "y": np.ones((9, 2))}, "classification", "are not labels"),
         ({"x": np.ones((9, 1)), "y": np.array(list("aaaaaaaaa"))}, "auto", "at least two classes"),
         ({"x": np.ones((4, 1)), "y": np.arange(4) / 2}, "auto", "4 examples; expected at least 5"),

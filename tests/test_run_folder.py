@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import odeopt
+from odeopt._architecture import Architecture
 from odeopt._data import Preprocessing
 from odeopt._networks import cross_entropy, mean_square, multilayer_perceptron
 from odeopt._predictor import Predictor, scores
@@ -46,7 +47,8 @@ def write(folder, preprocessing, history, dtype="float32", hidden=(5, 4)):
     network = multilayer_perceptron(3, preprocessing.outputs, hidden, dtype, seed=3)
     predictor = Predictor(network, preprocessing)
     folder.mkdir()
-    write_run(folder, config_of(predictor, list(hidden), preprocessing), predictor, history.trimmed(), title="a run")
+    architecture = Architecture("mlp", 3, preprocessing.outputs, tuple(hidden), dtype)
+    write_run(folder, config_of(architecture, preprocessing), predictor, history.trimmed(), title="a run")
     return predictor
 
 

@@ -1,6 +1,7 @@
 """What `odeopt predict` computes and writes."""
 
 import csv
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,12 +10,29 @@ from typing import TextIO
 import numpy as np
 
 from .._data import labels_like
+from .._images import is_images, load_images
 from .._predictor import Predictor
 from .._run_folder import RunFolderError
-from .._table import DataError
+from .._table import Arrays, DataError, read_prediction_file
 
 # Names and formats of scores, as they are printed.
 SCORES = {"accuracy": ("accuracy", "{:.4f}"), "rmse": ("RMSE", "{:.6g}"), "r2": ("R2", "{:.4f}")}
+
+
+def examples(data: Path, predictor: Predictor, target: str | None) -> Arrays:
+    """What is to be predicted: of a file all examples, of a data set of images those to test.
+
+    **Arguments:** `target`: the target's column in the training file.
+
+    **Raises:** `DataError` if it cannot be read or does not fit the model.
+    """
+    inputs = predictor.input_mean.size
+    if not is_images(data):
+        return read_prediction_file(data, inputs, predictor.input_names, target, predictor.image_shape)
+    x, y = load_images(data)[1]
+    if math.prod(x.shape[1:]) != inputs:
+        raise DataError(f"{data}: the images have the shape {x.shape[1:]}, but the model takes {inputs} inputs.")
+    return Arrays(x.reshape(len(x), inputs), y)
 
 
 def fitting_targets(file: Path, predictor: Predictor, y: np.ndarray) -> np.ndarray:

@@ -4,13 +4,14 @@ import json
 import shlex
 import sys
 from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 
+import equinox as eqx
 from rich.table import Table
 
 from .._experiment import Experiment, Outcome, energy_verdict, reason
 from .._results import RESULTS
+from .._tree import size
 from .messages import FAILED, out_console
 from .predict import SCORES
 
@@ -27,11 +28,10 @@ def name_of(part) -> str:
 
 def print_beginning(experiment: Experiment) -> None:
     data, preprocessing = experiment.data_set, experiment.data_set.preprocessing
-    widths = [preprocessing.input_mean.size, *experiment.hidden, preprocessing.outputs]
-    parameters = sum((width + 1) * following for width, following in pairwise(widths))
+    parameters = size(eqx.filter(experiment.network, eqx.is_inexact_array))
     out_console.print(
         f"{preprocessing.task} of {experiment.description}: {len(data.x)} examples to train on, {len(data.x_test)} to "
-        f"test; network {'-'.join(map(str, widths))}, {parameters} parameters, {experiment.options.dtype}",
+        f"test; network {experiment.architecture.describe()}, {parameters} parameters, {experiment.options.dtype}",
         soft_wrap=True,
         markup=False,
     )
@@ -40,7 +40,8 @@ def print_beginning(experiment: Experiment) -> None:
 def what_to_do_next(experiment: Experiment, folder: Path) -> str:
     beginning = f"The run is in {folder}: look at picture.png, and predict"
     if experiment.options.data is not None:
-        return f"{beginning} with: odeopt predict {shlex.quote(str(folder))} --data FILE"
+        own = f" --model {shlex.quote(experiment.options.model)}" if experiment.architecture.is_own else ""
+        return f"{beginning} with: odeopt predict {shlex.quote(str(folder))} --data FILE{own}"
     code = (
         "import odeopt, sklearn.datasets; "
         f"print(odeopt.load({json.dumps(str(folder))}).labels(sklearn.datasets.load_digits().data[:20]))"
