@@ -9,7 +9,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from ._checkpoint import (
     Autosave,
@@ -34,11 +34,11 @@ from ._tree import cast_floating
 
 
 class Contents(eqx.Module):
-    """What of a run is written."""
+    """What of a run is written; or the shapes of it."""
 
-    run: Run | Relay
+    run: Any
     solver: Any  # with its scales set
-    first: dict[str, Array]
+    first: dict[str, Any]
     history: PyTree
     metrics: Rows
 

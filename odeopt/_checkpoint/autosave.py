@@ -41,10 +41,15 @@ class Autosave:
         self._saved = step if is_saved else None
 
     def room(self, step: int) -> float:
-        """How many steps are left until a checkpoint is due; infinite where the clock decides."""
+        """How many steps are left until a checkpoint is due; infinite where the clock decides.
+
+        One that is overdue, because the one before is still being written, is asked for again as many steps later.
+        """
         every = self._settings.every_steps
-        left = math.inf if every is None else self._attempt[0] + every - step
-        return left if left > 0 else math.inf
+        if every is None:
+            return math.inf
+        left = self._attempt[0] + every - step
+        return float(left if left > 0 else every)
 
     def due(self, step: int, now: float) -> bool:
         """Whether a checkpoint should be written: of several processes the first one decides for all."""

@@ -130,7 +130,7 @@ class Store:
     ) -> tuple[PyTree, dict] | None:
         """The tree and the metadata of the newest complete checkpoint; `None` if there is none.
 
-        Damaged ones are passed over with a warning, and renamed.
+        Waits for one that is being written. Damaged ones are passed over with a warning, and renamed.
 
         **Arguments:** `like`: a tree of the same structure, of arrays or `jax.ShapeDtypeStruct`; it also says which
         arrays are NumPy's, and how they are sharded; `check`: is called with the metadata before anything else is
@@ -138,6 +138,7 @@ class Store:
 
         **Raises:** `CheckpointError` if the structure is another, or all checkpoints are damaged.
         """
+        self.wait()
         damaged: dict[int, DamagedError] = {}
         for step in reversed(self.steps()):
             folder = self._of(step)
