@@ -185,10 +185,12 @@ def _on_batches(
             f"{type(loss).__name__} evaluates all of its examples at every step, and goes with an odeopt.Solver. On "
             "mini-batches pass a function loss(model, batch) and the data."
         )
-    data = as_examples("data", data)
-    check_metrics(wishes.metrics, wishes.validation, data)
+    if not isinstance(data, Streamed):
+        data = as_examples("data", data)
+    in_memory = None if isinstance(data, Streamed) else data
+    check_metrics(wishes.metrics, wishes.validation, in_memory)
     if wishes.validation is not None:
-        wishes = replace(wishes, validation=as_validation(wishes.validation, data))
+        wishes = replace(wishes, validation=as_validation(wishes.validation, in_memory))
     return train_on_batches(model, loss, data, solver, wishes)
 
 

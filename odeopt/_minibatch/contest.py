@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -29,6 +29,7 @@ DOUBLINGS = 1
 LONG_RUN = 0.375
 
 
+@runtime_checkable
 class Runner(Protocol):
     """A run from the start at one step size."""
 
@@ -40,6 +41,7 @@ class Runner(Protocol):
         ...
 
 
+@runtime_checkable
 class Arena(Protocol):
     """Where runs from one start are compared."""
 

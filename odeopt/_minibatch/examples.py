@@ -1,30 +1,67 @@
 """The examples of a run on mini-batches, wherever they are kept."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from .._objective import Streamed
 
-@dataclass(frozen=True)
+# What the examples of several steps may take, in bytes, where they are read from the host: as for a chunk of a sum.
+MEMORY = 2**26
+
+
 class Examples:
-    """Examples in memory, which steps take out by their numbers where they are."""
+    """The examples of a run: arrays in memory, or an `odeopt.Streamed` that is read as far as steps need it."""
 
-    data: PyTree
+    def __init__(self, data: Any):
+        self._data = data
 
     @property
     def count(self) -> int:
-        return jax.tree.leaves(self.data)[0].shape[0]
+        return self._data.count if isinstance(self._data, Streamed) else jax.tree.leaves(self._data)[0].shape[0]
+
+    @property
+    def all(self) -> PyTree:
+        """All of them, as a `FiniteSum` takes them."""
+        return self._data
 
     def at(self, indices: np.ndarray) -> PyTree:
         """Some examples, of the given numbers, shape (n,)."""
-        return jax.tree.map(lambda leaf: leaf[indices], self.data)
+        if isinstance(self._data, Streamed):
+            return jax.tree.map(jax.numpy.asarray, self._data.take(indices))
+        return jax.tree.map(lambda leaf: leaf[indices], self._data)
 
     def like(self, number: int) -> PyTree:
         """The shapes of `number` examples."""
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((number, *leaf.shape[1:]), leaf.dtype), self.data)
+        if isinstance(self._data, Streamed):
+            shape, leaves = lambda leaf: leaf.shape, self._data.example
+        else:
+            shape, leaves = lambda leaf: leaf.shape[1:], self._data
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((number, *shape(leaf)), leaf.dtype), leaves)
 
-    def steps(self, indices: np.ndarray) -> list[tuple[PyTree, np.ndarray]]:
-        """What `advance` takes for steps on these examples, shape (steps, batch), in one or several parts."""
-        return [(self.data, indices)]
+    def parts(self, indices: np.ndarray, room: int) -> Iterator[tuple[PyTree, np.ndarray, int]]:
+        """Steps on these examples, shape (steps, batch), in one or several parts.
+
+        **Yields:** examples, the places of those of each step among them, shape (at least the steps, batch), and the
+        number of steps; shapes depend on `room`, the largest number of steps, alone.
+        """
+        steps, batch = indices.shape
+        if not isinstance(self._data, Streamed):
+            yield self._data, _padded(indices, room), steps
+            return
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.like(batch)))
+        at_once = int(np.clip(MEMORY // size, 1, room))
+        places = np.arange(at_once * batch, dtype=np.int32).reshape(at_once, batch)
+        for first in range(0, steps, at_once):
+            part = indices[first : first + at_once]
+            yield self.at(_padded(part, at_once).ravel()), places, len(part)
+
+
+def _padded(indices: np.ndarray, room: int) -> np.ndarray:
+    """Room for more steps, so that runs of fewer are the same compiled program."""
+    padded = np.zeros((max(room, len(indices)), indices.shape[1]), np.int32)
+    padded[: len(indices)] = indices
+    return padded

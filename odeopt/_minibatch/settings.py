@@ -3,7 +3,7 @@
 import equinox as eqx
 
 from .._flow import AbstractFlow, ScheduleFreeAdam
-from .._scheme import AbstractScheme
+from .._scheme import AbstractScheme, SemiImplicitEuler
 from .._solver import Solver
 
 # Examples of the probe for each step of a window: the probe then costs a twentieth of the steps (20 forward passes
@@ -33,7 +33,8 @@ class EnergyTournament(eqx.Module):
     **Arguments:**
 
     - `flow`: any `odeopt` flow; default `ScheduleFreeAdam()`.
-    - `scheme`: how it is stepped; default what the flow recommends.
+    - `scheme`: how it is stepped; default what the flow recommends, or `SemiImplicitEuler()` where that learns from
+        step to step.
     - `batch`: the number of examples of a step.
     - `window`: the number of steps between two looks at the energy.
     - `probe`: the number of examples that the energy is measured on, or `"all"`; default 20 for each step of a window.
@@ -84,13 +85,25 @@ class EnergyTournament(eqx.Module):
         if step_size is not None and not 0 < step_size < float("inf"):
             raise ValueError(f"EnergyTournament(step_size={step_size!r}): expected a finite time > 0, or None.")
         solver = Solver(ScheduleFreeAdam() if flow is None else flow, scheme)
-        if solver.flow.declares("jump") or solver.flow.needs_residuals:
+        if scheme is None and _learns(solver.scheme):
+            solver = Solver(solver.flow, SemiImplicitEuler())
+        if solver.flow.declares("jump") or solver.flow.needs_residuals or not solver.flow.countable:
             raise ValueError(
-                f"EnergyTournament({type(solver.flow).__name__}()): its memory learns from differences of gradients "
-                "or residuals of the whole data set, which mini-batches do not give. Use a flow of the Adam family, "
-                "or all data at once: odeopt.FiniteSum."
+                f"EnergyTournament({type(solver.flow).__name__}()): it learns from differences of gradients, residuals "
+                "or products of the whole data set, which mini-batches do not give. Use a flow of the Adam family, or "
+                "all data at once: odeopt.FiniteSum."
+            )
+        if _learns(solver.scheme):
+            raise ValueError(
+                f"EnergyTournament(scheme={type(solver.scheme).__name__}()): it learns the curvature of one objective "
+                "from step to step, and every batch is another one. Use SemiImplicitEuler()."
             )
         self.flow, self.scheme = solver.flow, solver.scheme
         self.batch, self.window, self.seed, self.keyed = batch, window, seed, keyed
         self.probe = PROBE_PER_STEP * window if probe is None else probe
         self.step_size = None if step_size is None else float(step_size)
+
+
+def _learns(scheme: AbstractScheme) -> bool:
+    """Whether a scheme keeps something from one step for the next."""
+    return type(scheme).init is not AbstractScheme.init

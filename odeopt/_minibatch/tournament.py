@@ -78,7 +78,8 @@ class Tournament:
         stepper = Stepper(flow, scheme, self.loss, self.frozen, key, settings.keyed)
         self._order = permutation(count, settings.seed, PROBE, 0)
         wanted = count if settings.probe == "all" else min(int(settings.probe), count)
-        self._probe = self.examples.data if wanted == count else self.examples.at(self._order[:wanted])
+        self._probe = self.examples.all if wanted == count else self.examples.at(self._order[:wanted])
+        self._probe_size = wanted
         batch = self.examples.at(self._order[: min(BATCH, count)])
         self.stepper, self.start, self._unit = begin(stepper, self.position, batch)
         self._passes = _passes_of_a_step(self.stepper, self.start, batch)
@@ -117,10 +118,17 @@ class Tournament:
 
     def energy(self, point: Point, count: int | None = None) -> Array:
         """The mean loss over the probe, or over its first `count` examples."""
-        probe = self._probe if count is None else jax.tree.map(lambda leaf: leaf[:count], self._probe)
-        examples = jax.tree.leaves(probe)[0].shape[0]
-        self.costs.count(examples, 1, 0)
+        sized = self._probe_size if count is None else min(count, self._probe_size)
+        probe = self._probe
+        if sized < self._probe_size:
+            probe = self._small_probe(sized)
+        self.costs.count(sized, 1, 0)
         return _energy(self.stepper, point.state.position, probe).astype(point.t.dtype)
+
+    def _small_probe(self, count: int) -> PyTree:
+        if self._probe is self.examples.all:
+            return self.examples.at(self._order[:count])
+        return jax.tree.map(lambda leaf: leaf[:count], self._probe)
 
     def runner(self, step_size: float) -> "_Runner":
         """A run from the start on small batches, for the contest."""
@@ -129,12 +137,10 @@ class Tournament:
     def advanced(self, point: Point, step_size: Array, indices: np.ndarray, first: int, room: int) -> Point:
         """`point` after steps on the given examples; programs are compiled for `room` of them."""
         self.costs.count(indices.size, *self._passes)
-        for data, part in self.examples.steps(indices):
-            padded = np.zeros((max(room, len(part)), part.shape[1]), np.int32)
-            padded[: len(part)] = part
-            numbers = (jnp.asarray(first, jnp.uint32), jnp.asarray(len(part), jnp.int32))
-            point = advance(self.stepper, point, step_size, data, jnp.asarray(padded), *numbers)
-            first += len(part)
+        for data, places, steps in self.examples.parts(indices, room):
+            numbers = (jnp.asarray(first, jnp.uint32), jnp.asarray(steps, jnp.int32))
+            point = advance(self.stepper, point, step_size, data, jnp.asarray(places), *numbers)
+            first += steps
         return point
 
 
@@ -174,4 +180,4 @@ def _passes_of_a_step(stepper: Stepper, point: Point, batch: PyTree) -> tuple[in
         return stepper.scheme.step(stepper.flow, point.t, jnp.ones_like(point.t), point.state, oracle).state
 
     eqx.filter_eval_shape(step, point, batch)
-    return int(tally.values), int(tally.gradients)
+    return tally.values, tally.gradients

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from jaxtyping import PyTree
 
 from .._checkpoint import Checkpoints, NotSavedError
 from .._interruption import interruption
+from .._objective import Streamed
 from .._parameters import merge_parameters, split_parameters
 from .._progress import Progress, draw, progress_bar
 from .._results import RESULTS, RUNNING, code, from_code
@@ -49,7 +51,9 @@ def train_on_batches(
     check_settings(settings, wishes.stop, wishes.history, examples.count)
     parameters, frozen = split_parameters(model)
     check_loss(loss, model, examples, settings)
-    board = Scoreboard(parameters, frozen, wishes.metrics or {}, {"train": data, "validation": wishes.validation})
+    # Streamed data are no batch that a metric could be called with.
+    train_set = None if isinstance(data, Streamed) else data
+    board = Scoreboard(parameters, frozen, wishes.metrics or {}, {"train": train_set, "validation": wishes.validation})
     tournament = Tournament(settings, loss, frozen, examples, parameters)
     signals = (signal.SIGINT,) if wishes.checkpoints is None else (signal.SIGINT, signal.SIGTERM)
     not_saved: NotSavedError | None = None
@@ -150,7 +154,7 @@ def _concluded(tournament: Tournament, standing: Standing, board: Scoreboard, hi
     return BatchSolution(
         value=merge_parameters(place.point.state.position, tournament.frozen),
         loss=float(place.energy),
-        result=from_code(code(RESULTS.max_steps_reached) if result == RUNNING else result),
+        result=from_code(np.asarray(code(RESULTS.max_steps_reached) if result == RUNNING else result)),
         stats=_stats(tournament, standing),
         history=None if history is None else windows,
         step_size=float(place.step_size),
