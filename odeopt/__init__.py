@@ -84,6 +84,8 @@ from ._flow import Spectral as Spectral
 from ._flow import State as State
 from ._images import load_images as load_images
 from ._lenet import LeNet1 as LeNet1
+from ._minibatch import RAG as RAG
+from ._minibatch import RAGL as RAGL
 from ._minibatch import BatchHistory as BatchHistory
 from ._minibatch import BatchSolution as BatchSolution
 from ._minibatch import EnergyTournament as EnergyTournament

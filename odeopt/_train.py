@@ -17,7 +17,7 @@ from ._checkpoint import Checkpoints, NotSavedError
 from ._course import begin, begin_again, best_of, go_on
 from ._examples import as_examples, as_validation, check_metrics
 from ._interruption import interruption
-from ._minibatch import BatchSolution, EnergyTournament, Wishes, train_on_batches
+from ._minibatch import RAG, BatchSolution, EnergyTournament, Wishes, train_on_batches
 from ._minimise import check_run_settings, check_settings, conclude, continued, explained, prepare
 from ._objective import AbstractObjective, Objective, Streamed, reading_errors
 from ._parameters import merge_parameters
@@ -46,7 +46,7 @@ def train(
     model: PyTree,
     loss,
     data: PyTree,
-    solver: Solver | SolverSequence | EnergyTournament | None = None,
+    solver: Solver | SolverSequence | EnergyTournament | RAG | None = None,
     *,
     stop: Stop | None = None,
     max_steps: int = 10_000,
@@ -71,8 +71,8 @@ def train(
     - `loss`: `loss(model, batch) -> scalar`, the mean over the batch; or an objective that carries its data, and
         then `data` is `None`.
     - `data`: a pytree of arrays with the same leading axis, the examples.
-    - `solver`: an `odeopt.Solver`, or an `odeopt.Sequence` of them, or an `odeopt.EnergyTournament`; `None` (default)
-        is `odeopt.Solver()`, or for a continued run that of `state`.
+    - `solver`: an `odeopt.Solver`, or an `odeopt.Sequence` of them, or for mini-batches an `odeopt.EnergyTournament`,
+        `odeopt.RAG` or `odeopt.RAGL`; `None` (default) is `odeopt.Solver()`, or for a continued run that of `state`.
     - `stop`, `max_steps`, `state`, `history`: as in `minimise`; on mini-batches `max_steps` counts the steps behind the
         contest of step sizes, and `stop` may have a `target_loss` (of the probe) and `max_evaluations`.
     - `validation`: a pytree like `data` with any number of examples, for the metrics.
@@ -105,7 +105,7 @@ def train(
         model, solution = odeopt.train(model, loss, (x, y))
         ```
     """
-    if isinstance(solver, EnergyTournament):
+    if isinstance(solver, EnergyTournament | RAG):
         wishes = Wishes(
             stop, max_steps, history, validation, metrics, callbacks, time_limit, progress, checkpoints, resume
         )
@@ -174,7 +174,7 @@ def train(
 
 
 def _on_batches(
-    model: PyTree, loss, data: PyTree, solver: EnergyTournament, wishes: Wishes, state
+    model: PyTree, loss, data: PyTree, solver: EnergyTournament | RAG, wishes: Wishes, state
 ) -> tuple[Any, BatchSolution]:
     if state is not None:
         raise ValueError("state: a run on mini-batches goes on from its checkpoints; pass checkpoints and resume=True.")

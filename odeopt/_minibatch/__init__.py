@@ -1,5 +1,7 @@
 """Training on mini-batches: no gradient of the whole loss, and an energy on examples that stay the same."""
 
+from .rag import RAG as RAG
+from .rag import RAGL as RAGL
 from .settings import EnergyTournament as EnergyTournament
 from .solution import BatchHistory as BatchHistory
 from .solution import BatchSolution as BatchSolution

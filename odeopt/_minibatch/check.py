@@ -9,20 +9,24 @@ from jaxtyping import PyTree
 
 from .._stop import Stop
 from .examples import Examples
+from .rag import RAG
 from .settings import EnergyTournament
 
 # Criteria that a run on mini-batches cannot judge: it never knows the gradient of the whole loss.
 UNKNOWN = ("gradient_norm", "relative_gradient_norm", "loss_change")
 
 
-def check_settings(settings: EnergyTournament, stop: Stop | None, history: str | None, count: int) -> None:
+def check_settings(settings: EnergyTournament | RAG, stop: Stop | None, history: str | None, count: int) -> None:
     """**Raises:** `ValueError` for what cannot be had on mini-batches of `count` examples."""
-    if settings.batch > count:
+    size = settings.batch_of(count)
+    if not 1 <= size <= count:
+        wanted = f"batches={settings.batches}" if isinstance(settings, RAG) else f"batch={settings.batch}"
         raise ValueError(
-            f"EnergyTournament(batch={settings.batch}): the data hold {count} examples; expected at most as many in a "
-            "batch. For all examples at every step use an odeopt.Solver."
+            f"{type(settings).__name__}({wanted}): the data hold {count} examples; expected at most as many in a batch "
+            "and at least one. For all examples at every step use an odeopt.Solver."
         )
-    given = [name for name in UNKNOWN if stop is not None and getattr(stop, name) is not None]
+    unknown = UNKNOWN[1:] if isinstance(settings, RAG) else UNKNOWN
+    given = [name for name in unknown if stop is not None and getattr(stop, name) is not None]
     if given:
         raise ValueError(
             f"Stop({given[0]}=...): a run on mini-batches does not know the gradient of the whole loss. Use max_steps, "
@@ -32,14 +36,14 @@ def check_settings(settings: EnergyTournament, stop: Stop | None, history: str |
         raise ValueError("history='states': windows of mini-batches keep 'scalars' or None.")
 
 
-def check_loss(loss: Callable, model: PyTree, examples: Examples, settings: EnergyTournament) -> None:
+def check_loss(loss: Callable, model: PyTree, examples: Examples, settings: EnergyTournament | RAG) -> None:
     """**Raises:** `TypeError` or `ValueError` for a loss that does not return a mean, or takes other arguments."""
     if not callable(loss):
         raise TypeError(
             f"loss must be a function loss(model, batch) -> scalar of the batch; got {type(loss).__name__}. An "
             "objective evaluates all examples at every step, and goes with an odeopt.Solver."
         )
-    batch = examples.like(settings.batch)
+    batch = examples.like(settings.batch_of(examples.count))
     arguments = (model, batch, jax.random.key(0)) if settings.keyed else (model, batch)
     try:
         value = eqx.filter_eval_shape(loss, *arguments)

@@ -1,10 +1,14 @@
 """What the user says about training on mini-batches."""
 
+from collections.abc import Callable
+
 import equinox as eqx
+from jaxtyping import PyTree
 
 from .._flow import AbstractFlow, ScheduleFreeAdam
 from .._scheme import AbstractScheme, SemiImplicitEuler
 from .._solver import Solver
+from .examples import Examples
 
 # Examples of the probe for each step of a window: the probe then costs a twentieth of the steps (20 forward passes
 # beside three passes over 128 examples).
@@ -102,6 +106,16 @@ class EnergyTournament(eqx.Module):
         self.batch, self.window, self.seed, self.keyed = batch, window, seed, keyed
         self.probe = PROBE_PER_STEP * window if probe is None else probe
         self.step_size = None if step_size is None else float(step_size)
+
+    def batch_of(self, count: int) -> int:
+        """How many examples a step sees."""
+        return self.batch
+
+    def method(self, loss: Callable, frozen: PyTree, examples: Examples, position: PyTree):
+        """The run on these examples."""
+        from .tournament import Tournament
+
+        return Tournament(self, loss, frozen, examples, position)
 
 
 def _learns(scheme: AbstractScheme) -> bool:

@@ -12,8 +12,13 @@ from jaxtyping import PyTree
 
 from .._checkpoint import Autosave, CheckpointError, Checkpoints, Rows, autosaved, described, first_difference
 from .._scoreboard import Scoreboard
+from .costs import Costs
+from .place import Place
+from .rag import SplitRun
 from .solution import COLUMNS
-from .tournament import Costs, Place, Tournament
+from .tournament import Tournament
+
+Method = Tournament | SplitRun
 
 
 @dataclass
@@ -52,7 +57,7 @@ class BatchCheckpoints:
     **Arguments:** `data`: the examples; `model`: the part of it that is not trained.
     """
 
-    def __init__(self, autosave: Autosave, tournament: Tournament, data: PyTree, model: PyTree, board: Scoreboard):
+    def __init__(self, autosave: Autosave, tournament: Method, data: PyTree, model: PyTree, board: Scoreboard):
         self._autosave, self._tournament, self._board = autosave, tournament, board
         # What has to be the same when the run is taken up again, in the order in which differences are told.
         self._about = {

@@ -14,8 +14,10 @@ from .._objective import FiniteSum, Oracle, PartialObjective, Tally
 from .._results import RESULTS, RUNNING, code
 from .._tree import cast_floating
 from .contest import ARM_STEPS, BATCH, contest
+from .costs import Costs
 from .examples import Examples
 from .order import CONTEST, EPOCHS, PROBE, BatchOrder, permutation
+from .place import Place
 from .settings import EnergyTournament
 from .steps import KeyedLoss, Point, Stepper, advance, at_rest, begin
 
@@ -23,37 +25,6 @@ from .steps import KeyedLoss, Point, Stepper, advance, at_rest, begin
 ROLLED_BACK = 20
 # The energy is measured with a key that no step has.
 ENERGY_KEY = 2**32 - 1
-
-
-@dataclass
-class Costs:
-    """What has been evaluated, in examples."""
-
-    values: int = 0
-    gradients: int = 0
-
-    def count(self, examples: int, values: int, gradients: int) -> None:
-        self.values += examples * values
-        self.gradients += examples * gradients
-
-
-class Place(eqx.Module):
-    """Where a run stands.
-
-    **Attributes:** `step`: how many steps have been made, those of windows that were rolled back included;
-    `rolled_back`: how many windows in a row.
-    """
-
-    point: Point
-    step_size: Array
-    energy: Array
-    step: int = 0
-    rolled_back: int = 0
-
-    @staticmethod
-    def blank(point: Point) -> "Place":
-        """A place of the right structure."""
-        return Place(point, jnp.zeros_like(point.t), jnp.zeros_like(point.t))
 
 
 @dataclass
@@ -85,6 +56,10 @@ class Tournament:
         self._passes = _passes_of_a_step(self.stepper, self.start, batch)
         self.costs.count(min(BATCH, count), *self._passes)
 
+    @property
+    def window_steps(self) -> int:
+        return self.settings.window
+
     def begun(self) -> tuple[Place, int]:
         """The place before the first step, and a code of `RESULTS` where no run is possible, or `RUNNING`."""
         energy = self.energy(self.start)
@@ -113,8 +88,7 @@ class Tournament:
 
     def stats(self) -> dict[str, float]:
         """What has been evaluated, in passes over the data set."""
-        values, gradients = self.costs.values / self.examples.count, self.costs.gradients / self.examples.count
-        return {"values": values, "gradients": gradients, "cost": values + 2 * gradients}
+        return self.costs.passes(self.examples.count)
 
     def energy(self, point: Point, count: int | None = None) -> Array:
         """The mean loss over the probe, or over its first `count` examples."""

@@ -20,10 +20,11 @@ from .._scoreboard import Scoreboard
 from .._stop import Stop
 from .check import check_loss, check_settings
 from .examples import Examples
+from .rag import RAG, SplitRun
 from .settings import EnergyTournament
 from .solution import BatchHistory, BatchSolution
-from .standing import Standing, batch_checkpoints
-from .tournament import ROLLED_BACK, Tournament
+from .standing import Method, Standing, batch_checkpoints
+from .tournament import ROLLED_BACK
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Wishes:
 
 
 def train_on_batches(
-    model: PyTree, loss: Callable, data: PyTree, settings: EnergyTournament, wishes: Wishes
+    model: PyTree, loss: Callable, data: PyTree, settings: EnergyTournament | RAG, wishes: Wishes
 ) -> tuple[Any, BatchSolution]:
     """As `train`, with an `EnergyTournament`; data and metrics have been checked."""
     began = time.monotonic()
@@ -54,7 +55,7 @@ def train_on_batches(
     # Streamed data are no batch that a metric could be called with.
     train_set = None if isinstance(data, Streamed) else data
     board = Scoreboard(parameters, frozen, wishes.metrics or {}, {"train": train_set, "validation": wishes.validation})
-    tournament = Tournament(settings, loss, frozen, examples, parameters)
+    tournament = settings.method(loss, frozen, examples, parameters)
     signals = (signal.SIGINT,) if wishes.checkpoints is None else (signal.SIGINT, signal.SIGTERM)
     not_saved: NotSavedError | None = None
     with (
@@ -71,14 +72,14 @@ def train_on_batches(
         bar.update(standing.place.step)
         standing.result = _verdict(tournament, standing, wishes.stop)
         while standing.result == RUNNING and standing.place.step < wishes.max_steps:
-            steps = min(settings.window, wishes.max_steps - standing.place.step)
-            _play(tournament, standing, steps)
+            before = standing.place.step
+            _play(tournament, standing, wishes.max_steps - before)
             now = time.monotonic()
             board.update(standing.place.point.state.position, standing.place.step, now)
             if saver is not None:
                 saver.update(standing, now, now - began)
             report = _report(tournament, standing, board, now - began)
-            draw(bar, report, steps)
+            draw(bar, report, standing.place.step - before)
             wants_end = [bool(callback(report)) for callback in wishes.callbacks]
             standing.result = _verdict(tournament, standing, wishes.stop)
             if standing.result == RUNNING and (any(wants_end) or interrupted.is_set()):
@@ -97,19 +98,19 @@ def train_on_batches(
     return solution.value, solution
 
 
-def _begun(tournament: Tournament) -> Standing:
+def _begun(tournament: Method) -> Standing:
     place, result = tournament.begun()
     return Standing(place, result, start=float(place.energy))
 
 
-def _play(tournament: Tournament, standing: Standing, steps: int) -> None:
-    """One window."""
+def _play(tournament: Method, standing: Standing, left: int) -> None:
+    """One window, of at most as many steps as are left."""
     size = float(standing.place.step_size)
-    standing.place, energy, kept = tournament.window(standing.place, steps)
+    standing.place, energy, kept = tournament.window(standing.place, min(tournament.window_steps, left))
     standing.rows.append((standing.place.step, size, energy, kept))
 
 
-def _verdict(tournament: Tournament, standing: Standing, stop: Stop | None) -> int:
+def _verdict(tournament: Method, standing: Standing, stop: Stop | None) -> int:
     """Why the run ends here, or `RUNNING`."""
     if standing.result in (code(RESULTS.nonfinite_start), code(RESULTS.step_underflow)):
         return standing.result
@@ -117,19 +118,23 @@ def _verdict(tournament: Tournament, standing: Standing, stop: Stop | None) -> i
         return code(RESULTS.step_underflow)
     if stop is not None and stop.target_loss is not None and float(standing.place.energy) <= float(stop.target_loss):
         return code(RESULTS.target_reached)
+    tolerance = None if stop is None else stop.gradient_norm
+    at_tolerance = isinstance(tournament, SplitRun) and tolerance is not None
+    if at_tolerance and tournament.stationarity(standing.place) <= float(tolerance):
+        return code(RESULTS.converged)
     budget = None if stop is None else stop.max_evaluations
     if budget is not None and tournament.stats()["cost"] >= float(budget):
         return code(RESULTS.max_evaluations_reached)
     return RUNNING
 
 
-def _stats(tournament: Tournament, standing: Standing) -> dict[str, Any]:
+def _stats(tournament: Method, standing: Standing) -> dict[str, Any]:
     rolled_back = sum(not row[-1] for row in standing.rows)
     counted = {"steps": standing.place.step, "windows": len(standing.rows), "rolled_back": rolled_back}
     return counted | tournament.stats()
 
 
-def _report(tournament: Tournament, standing: Standing, board: Scoreboard, elapsed: float) -> Progress:
+def _report(tournament: Method, standing: Standing, board: Scoreboard, elapsed: float) -> Progress:
     place, stats = standing.place, _stats(tournament, standing)
     position = place.point.state.position
     return Progress(
@@ -145,7 +150,7 @@ def _report(tournament: Tournament, standing: Standing, board: Scoreboard, elaps
     )
 
 
-def _concluded(tournament: Tournament, standing: Standing, board: Scoreboard, history: str | None) -> BatchSolution:
+def _concluded(tournament: Method, standing: Standing, board: Scoreboard, history: str | None) -> BatchSolution:
     """What is handed back."""
     place, result = standing.place, standing.result
     board.evaluate(place.point.state.position, place.step)
