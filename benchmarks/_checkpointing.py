@@ -74,7 +74,7 @@ def _save(state):
 
 
 def table_checkpointing():
-    """A checkpoint every 50 trials of a network of 1e7 parameters: seconds of a save, and of a trial with and without."""
+    """A checkpoint every 50 trials, 1e7 parameters: seconds of a save, and of a trial with and without."""
     rows, problem = {}, _problem()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(problem[0], eqx.is_array)))
     for flow in (odeopt.HeavyBall(), odeopt.Adam()):

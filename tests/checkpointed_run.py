@@ -1,7 +1,7 @@
 """A run that is to be killed: python checkpointed_run.py FOLDER OUT TRIALS DELAY.
 
-Resumes from the checkpoints in FOLDER, waits DELAY seconds after every block, and writes everything that the run has led
-to to OUT, a file of NumPy. Without FOLDER ("-") it runs in one piece.
+Resumes from the checkpoints in FOLDER, waits DELAY seconds after every block, and writes all that the run has led to
+into OUT, a file of NumPy. Without FOLDER ("-") it runs in one piece.
 """
 
 import sys
