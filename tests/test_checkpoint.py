@@ -138,7 +138,7 @@ def test_arguments_that_mean_nothing_are_refused(folder):
 def test_checkpoints_of_another_run_are_never_overwritten(folder):
     train(folder, max_steps=5)
     before = sorted(folder.rglob("*"))
-    with pytest.raises(CheckpointError, match="holds checkpoints already.*resume=True"):
+    with pytest.raises(CheckpointError, match=r"holds checkpoints already.*resume=True"):
         train(folder, max_steps=10)
     assert sorted(folder.rglob("*")) == before
 
@@ -446,7 +446,7 @@ def test_the_best_is_known_after_a_restart(tmp_path):
 
 def test_a_key_of_another_kind_is_refused(store):
     store.save(1, {"key": jax.random.key(0)}, {}, 0.0)
-    with pytest.raises(CheckpointError, match="key.*: the checkpoint has shape .*fry.*, this run shape .*rbg"):
+    with pytest.raises(CheckpointError, match=r"key.*: the checkpoint has shape .*fry.*, this run shape .*rbg"):
         store.restore({"key": jax.random.key(0, impl="rbg")})
 
 
@@ -496,8 +496,8 @@ def test_a_small_disk_that_fills_up_keeps_the_checkpoint_before(small_disk):
     store.save(1, {"a": jnp.zeros(100_000, jnp.float32)}, {}, 1.0)
     store.wait()
     too_large = {"a": jax.random.normal(jax.random.key(0), (2_000_000,), jnp.float32)}
-    with pytest.raises(Exception, match="(?i)space|exhausted"):
-        store.save(2, too_large, {}, 0.0)
+    store.save(2, too_large, {}, 0.0)
+    with pytest.raises(Exception, match=r"(?i)space|exhausted"):
         store.wait()
     # The room is given back, and the store goes on.
     store.save(3, {"a": jnp.ones(100_000, jnp.float32)}, {}, 1.0)

@@ -35,7 +35,7 @@ RETURNED = {
     *("Attempt", "Damping", "DecayBound", "History", "Oracle", "Predictor", "Progress", "RESULTS", "Solution", "State"),
     *("Tolerance", "Trial", "Verdict", "InaccurateReferenceError", "Reference", "Report", "ConvergenceOrder"),
     *("DecayRate", "EdgeOfStability", "EnergyAudit", "Equivalence", "Stability", "StabilityOfMinimum"),
-    *("StabilityRegion", "StepAudit", "ToleranceOrder", "WorkPrecision"),
+    *("StabilityRegion", "StepAudit", "ToleranceOrder", "WorkPrecision", "NotSavedError"),
 }
 # Their examples read a run folder that `odeopt train` has written.
 NEED_A_RUN = {"Predictor", "load"}

@@ -59,17 +59,16 @@ class Autosave:
         by_clock = every_seconds is not None and now - when >= every_seconds
         return step > then and (by_steps or by_clock) and not self.store.busy
 
-    def save(self, step: int, contents: Contents) -> bool:
-        """Begin to write a checkpoint, and tell how the one before has ended: whether nothing has gone wrong."""
+    def save(self, step: int, contents: Contents) -> None:
+        """Begin to write a checkpoint, and tell if the one before could not be written."""
         self._attempt = (step, time.monotonic())
-        before = self._settle()
+        self._settle()
         try:
             self.store.save(step, *contents())
         except Exception as error:  # disks, file systems and orbax raise errors of any kind
             self._tell(step, error)
-            return False
+            return
         self._pending = step
-        return before
 
     def finish(self, step: int, contents: Contents) -> None:
         """The last checkpoint, written before this returns.
@@ -93,18 +92,17 @@ class Autosave:
         self._settle()
         self.store.close()
 
-    def _settle(self) -> bool:
-        """The outcome of the checkpoint that was begun last."""
+    def _settle(self) -> None:
+        """Wait for the checkpoint that was begun last, and tell if it could not be written."""
         step, self._pending = self._pending, None
         if step is None:
-            return True
+            return
         try:
             self.store.wait()
         except Exception as error:
             self._tell(step, error)
-            return False
-        self._saved = step
-        return True
+        else:
+            self._saved = step
 
     def _tell(self, step: int, error: Exception) -> None:
         newest = "There is none yet" if self._saved is None else f"The one of step {self._saved} is as it was"

@@ -26,8 +26,8 @@ UNFINISHED, REMOVED, DAMAGED = ".unfinished-", ".removed-", "damaged-"
 class Store:
     """Checkpoints in a folder, each in a folder of its own that has its name once it is complete.
 
-    Nothing of the folder is touched before `open`, and one process at a time may have it open. Of a run in several
-    processes all call all methods; the first one does what is to be done once.
+    Nothing of the folder is touched before `open`. Two runs may not have it open at the same time. Of one run in
+    several processes all call all methods, and the first one does what is to be done once.
 
     **Arguments:** `folder`; `keep`: how many of the newest are kept; `keep_best`: whether the one of the lowest value
     is kept as well.
