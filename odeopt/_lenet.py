@@ -27,7 +27,23 @@ class LeNet1(AbstractBatchNetwork):
 
     **Arguments:** `outputs`: how many classes there are; `key`: of the weights at the start; `dtype`: of the weights.
 
-    Called with one image, shape (784,) or (28, 28), it returns its scores, shape (outputs,); `of_batch` takes many.
+    Called with one image, shape (784,) or (28, 28), it returns its scores, shape (outputs,). Many are faster together:
+    `network.of_batch(images)` takes the shape (n, 784) or (n, 28, 28), and returns (n, outputs).
+
+    !!! example
+
+        ```python
+        network = odeopt.LeNet1(10, key=jax.random.key(0))
+        images, labels = jnp.zeros((200, 28, 28), jnp.uint8), jnp.zeros(200, int)
+
+        def losses(network, batch):
+            images, labels = batch
+            scores = network.of_batch(images / 255)  # bytes until here, a fourth of the memory
+            return optax.softmax_cross_entropy_with_integer_labels(scores, labels)
+
+        objective = odeopt.FiniteSum(losses, (images, labels), chunk_size=50, nonnegative=True)
+        network, solution = odeopt.train(network, objective, None, max_steps=3)
+        ```
     """
 
     first: eqx.nn.Conv2d

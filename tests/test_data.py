@@ -224,6 +224,30 @@ def test_data_that_do_not_fit_the_task_are_refused(tmp_path, arrays, task, expec
     assert expected in message(error)
 
 
+TEST_SET = {"x": np.ones((6, 1)), "y": np.array([-1, 1] * 3), "x_test": np.ones((3, 1))}
+
+
+@pytest.mark.parametrize(
+    ("y_test", "expected"),
+    [
+        (np.array([1, -1, 10]), "1 label that no training example has, the first at example 2 (counted from 0): 10"),
+        (np.array([1, -2, 10]), "2 labels that no training example has, the first at example 1 (counted from 0): -2"),
+        (np.array([1, -1, np.nan]), "1 missing or infinite values, the first at example 2 (counted from 0)"),
+        (np.array([1, -1, 0.5]), "the target of example 2 (counted from 0) is 0.5 and not a label"),
+        (np.array([1, 2.0**53, 0.5]), "the target of example 1 (counted from 0) is 9007199254740992.0 and not a label"),
+    ],
+)
+def test_label_that_cannot_be_learnt_is_named_with_its_place(tmp_path, y_test, expected):
+    with pytest.raises(DataError) as error:
+        load_data(npz_file(tmp_path, **TEST_SET, y_test=y_test), "classification", 0)
+    assert expected in message(error)
+
+
+def test_negative_whole_numbers_are_classes(tmp_path):
+    data = load_data(npz_file(tmp_path, **TEST_SET, y_test=np.array([1, -1, 1])), "classification", 0)
+    assert data.preprocessing.classes == (-1, 1)
+
+
 def test_file_to_predict_may_lack_the_target_and_have_its_columns_in_any_order(tmp_path):
     file = csv_file(tmp_path, "width,kind,length\n1,a,2\n3,b,4\n")
     arrays = read_prediction_file(file, 2, ("length", "width"), "kind")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from idx_files import write_folder
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -74,6 +75,22 @@ def test_an_equation_of_state_is_fitted_between_its_points_too(tmp_path):
     assert len(errors) == 2
     assert all(float(mean) < 1e-5 and float(largest) < 1e-3 for mean, largest in errors)
     assert (tmp_path / "equation_of_state.png").exists()
+
+
+def test_images_that_are_missing_are_asked_for(tmp_path):
+    with pytest.raises(AssertionError, match=r"absent is no folder; expected one with the idx files"):
+        printed_by(EXAMPLES / "fashion_mnist.py", tmp_path, "--quick", "--data", tmp_path / "absent")
+
+
+@pytest.mark.slow
+def test_lenet_is_trained_by_a_flow_and_by_its_peers(tmp_path):
+    data = write_folder(tmp_path / "data", 300, 30)
+    text = printed_by(EXAMPLES / "fashion_mnist.py", tmp_path, "--quick", "--data", data)
+    losses = {name: float(loss) for name, loss in re.findall(r"\| ([\w (-]+\)?) \| (0\.\d+) \|", text)}
+    assert set(losses) == {"Adam flow", "adam 1e-02", "L-BFGS (SciPy)"}
+    # Ten outputs, all equally probable, are at 0.09: one second may be gone before the first step.
+    assert max(losses.values()) < 0.1
+    assert (tmp_path / "fashion_mnist.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
