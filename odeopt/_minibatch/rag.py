@@ -14,6 +14,7 @@ from .._hyperparameter import concrete, hyperparameter
 from .._objective import Streamed
 from .._results import RESULTS, RUNNING, code
 from .._scheme import Euler
+from .._tree import vdot
 from .costs import Costs
 from .examples import Examples
 from .order import EPOCHS, permutation
@@ -173,11 +174,11 @@ class SplitRun:
         point = Point(State(position, memory), place.point.t + step_size)
         return Place(point, step_size, energy, place.step + self.settings.batches), float(energy), True
 
-    def stationarity(self, place: Place) -> float:
-        """The larger one of the norm of the aggregated gradient and what it may be off by."""
+    def converged(self, place: Place, tolerance: Array) -> bool:
+        """Whether the aggregated gradient, and what it may be off by, are both at most the tolerance."""
         memory: Splitting = place.point.state.memory
-        norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(memory.gradient)))
-        return float(jnp.maximum(norm, staleness(memory, self.settings.decrease)))
+        norm = jnp.sqrt(vdot(memory.gradient, memory.gradient))
+        return bool(jnp.maximum(norm, staleness(memory, self.settings.decrease)) <= tolerance)
 
     def stats(self) -> dict[str, float]:
         """What has been evaluated, in passes over the data set."""

@@ -119,8 +119,7 @@ def _verdict(tournament: Method, standing: Standing, stop: Stop | None) -> int:
     if stop is not None and stop.target_loss is not None and float(standing.place.energy) <= float(stop.target_loss):
         return code(RESULTS.target_reached)
     tolerance = None if stop is None else stop.gradient_norm
-    at_tolerance = isinstance(tournament, SplitRun) and tolerance is not None
-    if at_tolerance and tournament.stationarity(standing.place) <= float(tolerance):
+    if isinstance(tournament, SplitRun) and tolerance is not None and tournament.converged(standing.place, tolerance):
         return code(RESULTS.converged)
     budget = None if stop is None else stop.max_evaluations
     if budget is not None and tournament.stats()["cost"] >= float(budget):
