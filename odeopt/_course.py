@@ -14,7 +14,8 @@ def begin(problem: Problem | RelayProblem, position: PyTree) -> tuple[Problem | 
     """The problem with its scales set, and the run before its first trial."""
     if isinstance(problem, RelayProblem):
         return start_relay(problem, position)
-    return start(problem, position)
+    problem, run = start(problem, position)
+    return problem, problem.objective.placed(run)
 
 
 def begin_again(problem: Problem | RelayProblem, run: Run | Relay) -> Run | Relay:
@@ -34,7 +35,8 @@ def go_on(
         assert isinstance(run, Relay)
         return advance_relay(problem, run, record, max_trials, meter)
     assert isinstance(run, Run)
-    return advance(problem, run, record, max_trials, meter)
+    run, record = advance(problem, run, record, max_trials, meter)
+    return problem.objective.placed(run), record
 
 
 def best_of(run: Run | Relay) -> Best:
