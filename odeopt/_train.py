@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 from tqdm import tqdm
 
+from ._agreement import agreement, local_copy
 from ._course import begin, begin_again, best_of, go_on
 from ._examples import as_examples, as_validation, callable_metrics, check_metrics
 from ._minimise import check_settings, conclude, continued, prepare
@@ -127,7 +128,11 @@ def train(
         objective, None, False, given, model, Stop(gradient_norm=1e-6) if stop is None else stop
     )
     board = _Scoreboard(problem, parameters, metrics or {}, {"train": data, "validation": validation})
-    with _interruption() as interrupted, _bar(progress, max_steps) as bar:
+    with (
+        agreement(problem, parameters) as group,
+        _interruption() as interrupted,
+        _bar(progress if group.leads else False, max_steps) as bar,
+    ):
         if state is None:
             problem, run = _start(problem, parameters)
         else:
@@ -139,28 +144,31 @@ def train(
         trials, block, result = 0, 1, int(run.result)
         while result == RUNNING and trials < max_steps:
             block = min(block, max_steps - trials)
+            group.before_block()
             tick = time.monotonic()
             run, record = _block(problem, run, rejections, block, history)
             result = int(run.result)  # waits for the block
             now = time.monotonic()
+            seconds, elapsed = group.after_block(_scalars(problem, run), now - tick, now - began)
+            now = began + elapsed
             done = int(run.counts[0] + run.counts[1]) - _trials_before(state) - trials
             trials += done
             if record is not None:
                 parts.append(_written(record))
                 rejections = int(record.rejections)
             board.update(run, trials, now)
-            report = _report(problem, run, trials, board.newest, now - began)
+            report = _report(problem, run, trials, board.newest, elapsed)
             _draw(bar, report, done)
             wants_end = [bool(callback(report)) for callback in callbacks]
-            if result == RUNNING and (any(wants_end) or interrupted.is_set()):
+            if group.anybody(any(wants_end) or interrupted.is_set()) and result == RUNNING:
                 result = code(RESULTS.interrupted)
             elif result == RUNNING and now >= deadline:
                 result = code(RESULTS.time_limit_reached)
-            block = _next_block(block, now - tick, deadline - now, history)
+            block = _next_block(block, seconds, deadline - now, history)
     run = eqx.tree_at(lambda r: r.result, run, jnp.asarray(result, jnp.int32))
     board.finish(run, trials)
     solution = conclude(problem, run, None if history is None else _join(parts, run, first, history))
-    model = merge_parameters(solution.value, problem.objective.frozen)
+    model = merge_parameters(local_copy(solution.value), problem.objective.frozen)
     stats = {name: int(count) for name, count in solution.stats.items()}
     solution = replace(solution, value=model, stats=stats, metrics=board.table())
     return solution.value, solution
@@ -252,8 +260,14 @@ def _report(
         gradient_norm=float(run.snapshot.stationarity),
         metrics=dict(metrics),
         elapsed=elapsed,
-        best=lambda: merge_parameters(best_of(run).position, problem.objective.frozen),
+        best=lambda: merge_parameters(local_copy(best_of(run).position), problem.objective.frozen),
     )
+
+
+def _scalars(problem: Problem | RelayProblem, run: Run | Relay) -> tuple[Array, ...]:
+    """What all processes of a run must agree on."""
+    here, step_size = run.snapshot, SolverState(run, problem.solver).step_size
+    return (here.value, here.energy, here.stationarity, run.t, step_size, run.counts[0], run.counts[1])
 
 
 class _Scoreboard:
@@ -281,7 +295,7 @@ class _Scoreboard:
         return {name: np.asarray([row[name] for row in self._rows]) for name in self._rows[0]}
 
     def _evaluate(self, position: PyTree, trials: int) -> None:
-        model = merge_parameters(position, self._frozen)
+        model = merge_parameters(local_copy(position, gather=True), self._frozen)
         self.newest = {name: float(metric(model, batch)) for name, (metric, batch) in self._metrics.items()}
         self._rows.append({"trials": trials, **self.newest})
 
