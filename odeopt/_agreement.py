@@ -155,9 +155,11 @@ class Watchdog:
 
     def _give_up(self) -> None:
         behind = _processes_behind(self._count)
-        who = f"still at an earlier point: process {', '.join(map(str, behind))}" if behind else "nobody knows which one"
+        who = (
+            f"still at an earlier point: process {', '.join(map(str, behind))}" if behind else "nobody knows which one"
+        )
         text = (
-            f"odeopt: process {jax.process_index()} of {jax.process_count()} has waited {self._limit:.0f} s for "
+            f"odeopt: process {jax.process_index()} of {jax.process_count()} has waited {self._limit:g} s for "
             f"{self._what}: another process hangs ({who}). Ended with exit code {STUCK}.\n"
         )
         sys.stderr.write(text)

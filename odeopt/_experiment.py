@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 import odeopt
@@ -18,6 +19,7 @@ from ._data import CLASSIFICATION, DataSet, digits, load_data
 from ._flow import AbstractFlow
 from ._named import build, describe, file_of, text_of
 from ._networks import accuracy, cross_entropy, explained_variance, mean_square, multilayer_perceptron
+from ._objective import FiniteSum, device_mesh, share_of
 from ._predictor import Predictor, scores
 from ._results import RESULTS
 from ._run_folder import config_of
@@ -147,13 +149,16 @@ def train(experiment: Experiment, progress: bool | None, after_block: Callable[[
         for x, y in ((data_set.x, data_set.y), (data_set.x_test, data_set.y_test))
     )
     classifies = preprocessing.task == CLASSIFICATION
+    loss = cross_entropy if classifies else mean_square
+    if jax.process_count() > 1:
+        loss, data = shared(loss, data), None
     metrics: dict[str, Callable] = {"accuracy": accuracy} if classifies else {"R2": explained_variance}
     first: list[float] = []
     began = time.monotonic()
     try:
         network, solution = odeopt.train(
             network,
-            cross_entropy if classifies else mean_square,
+            loss,
             data,
             experiment.solver,
             stop=experiment.stop,
@@ -179,6 +184,18 @@ def train(experiment: Experiment, progress: bool | None, after_block: Callable[[
         train=scores(predictor, data_set.x, data_set.y),
         test=scores(predictor, data_set.x_test, data_set.y_test),
     )
+
+
+def shared(loss: Callable, data: tuple[np.ndarray, np.ndarray]) -> FiniteSum:
+    """The mean of a loss over examples of which each process keeps its share."""
+    share = share_of(len(data[0]))
+
+    def of_example(network, example):
+        return loss(network, jax.tree.map(lambda leaf: leaf[None], example))
+
+    # Of one example each, because the shares need not be equal. Copied, so that the rest can go.
+    own = jax.tree.map(lambda leaf: leaf[share].copy(), data)
+    return FiniteSum(of_example, own, per_example=True, nonnegative=True, mesh=device_mesh())
 
 
 def record(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:

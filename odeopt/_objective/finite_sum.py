@@ -294,7 +294,9 @@ def _summed(trained: PyTree, of_chunk: _OfChunk, size: int) -> Array:
 
     if of_chunk.layout is None:
         return of_shard(trained, of_chunk)
-    return summed(lambda y, shard: of_shard(y, of_chunk.of(shard)), trained, of_chunk.objective._shards, of_chunk.layout)
+    return summed(
+        lambda y, shard: of_shard(y, of_chunk.of(shard)), trained, of_chunk.objective._shards, of_chunk.layout
+    )
 
 
 @_summed.def_fwd
@@ -351,7 +353,8 @@ def _check_losses(losses: Array, length: int, weighted: bool, per_example: bool)
     if weighted:
         raise ValueError(
             "FiniteSum(weights=...): the loss returns the mean of a batch, whose examples can no longer be weighted. "
-            "Return one loss for each example, shape (n,), or pass per_example=True."
+            "Return one loss for each example, shape (n,), or pass per_example=True. (Examples that do not divide evenly "
+            "among the devices of a mesh are filled up with weight 0.)"
         )
 
 

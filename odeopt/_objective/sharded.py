@@ -223,9 +223,7 @@ def placed_examples(data: PyTree, weights: Array | None, mesh: Mesh) -> tuple[Py
             return jax.lax.with_sharding_constraint(leaf, wanted)
         if jax.process_count() == 1:
             return jax.device_put(leaf, wanted)
-        return jax.make_array_from_process_local_data(
-            wanted, np.asarray(leaf), (each * mesh.size, *leaf.shape[1:])
-        )
+        return jax.make_array_from_process_local_data(wanted, np.asarray(leaf), (each * mesh.size, *leaf.shape[1:]))
 
     return jax.tree.map(place, with_copies), None if weights is None else place(weights)
 
