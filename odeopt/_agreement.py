@@ -1,4 +1,4 @@
-"""What the processes of one run tell each other after every block, and how a run ends where one of them does not answer.
+"""What the processes of one run tell each other after every block, and how it ends where one of them does not answer.
 
 Decisions on steps are made on numbers that are the same everywhere, because they have been reduced. What is seen on the
 host is not: the clock, Ctrl-C, the answers of callbacks. It is agreed here, so that all processes take the same branch:

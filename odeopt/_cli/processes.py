@@ -115,7 +115,7 @@ def _after_failure(members: list[subprocess.Popen], failed: int, interrupted: bo
     how = (
         f"was ended by {signal.Signals(-code).name}, exit code {shown}" if code < 0 else f"ended with exit code {code}"
     )
-    text = f"odeopt: process {failed} of {len(members)} {how}. The others have been ended, and nothing was written."
+    text = f"odeopt: process {failed} of {len(members)} {how}. The others have been ended."
     err_console.print(text, soft_wrap=True, markup=False)
     return shown
 

@@ -149,6 +149,7 @@ class FiniteSum(AbstractObjective):
         size, total = self._chunk_size(parameters), self._total()
         if self.mesh is not None:
             trained, of_chunk = self._of_chunk(parameters)
+            assert of_chunk.layout is not None
 
             def too_much(part: Array) -> Array:
                 return hopeless(part / total)
@@ -180,6 +181,7 @@ class FiniteSum(AbstractObjective):
             return None
         if self.mesh is not None:
             trained, of_chunk = self._of_chunk(parameters)
+            assert of_chunk.layout is not None
             found = summed_trees(of_chunk.auxiliary_of, trained, self._shards, of_chunk.layout)
             return jax.tree.map(lambda leaf: leaf / self._total(), found)
         found = self._summed_auxiliary(parameters)
@@ -353,8 +355,8 @@ def _check_losses(losses: Array, length: int, weighted: bool, per_example: bool)
     if weighted:
         raise ValueError(
             "FiniteSum(weights=...): the loss returns the mean of a batch, whose examples can no longer be weighted. "
-            "Return one loss for each example, shape (n,), or pass per_example=True. (Examples that do not divide evenly "
-            "among the devices of a mesh are filled up with weight 0.)"
+            "Return one loss for each example, shape (n,), or pass per_example=True. (Examples that do not divide "
+            "evenly among the devices of a mesh are filled up with weight 0.)"
         )
 
 

@@ -197,23 +197,23 @@ def check_mesh(name: str, mesh: Any) -> None:
         )
 
 
-def placed_examples(data: PyTree, weights: Array | None, mesh: Mesh) -> tuple[PyTree, Array | None]:
+def placed_examples(data: PyTree, weights: Any, mesh: Mesh) -> tuple[PyTree, Array | None]:
     """Examples and weights divided among the devices, the same number for each.
 
     Where they do not divide evenly, copies of the first example are added with weight 0: what is computed for them is
     as finite as for the first example itself. With several processes each passes its own share.
     """
     wanted = NamedSharding(mesh, PartitionSpec(_names(mesh)))
-    if all(isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer) and leaf.sharding == wanted
-           for leaf in jax.tree.leaves((data, weights))):  # fmt: skip
+    leaves = jax.tree.leaves((data, weights))
+    traced = any(isinstance(leaf, Tracer) for leaf in leaves)
+    if not traced and all(isinstance(leaf, jax.Array) and leaf.sharding == wanted for leaf in leaves):
         return data, weights
-    count = jax.tree.leaves(data)[0].shape[0]
-    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((data, weights)))
+    count = leaves[0].shape[0]
     here = mesh.size if traced else sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
     each, ragged = (math.ceil(count / here), count % here > 0) if traced else _agreed(count, here, weights is not None)
     missing = each * here - count
     if ragged and weights is None:
-        weights = np.ones(count, jnp.result_type(float))  # pyright: ignore[reportAssignmentType]
+        weights = np.ones(count, jnp.result_type(float))
     with_copies = jax.tree.map(lambda leaf: _extended(leaf, missing, leaf[:1]), data)
     if weights is not None:
         weights = _extended(weights, missing, np.zeros(1, weights.dtype))
