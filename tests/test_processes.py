@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from process_runs import COUNT, HEARTBEAT_SECONDS, network, run, summary
@@ -68,7 +69,9 @@ def found(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone():
-    return summary(*run(network(), slice(0, COUNT), None, max_steps=40))
+    # As the two processes, which have not switched double precision on.
+    with jax.enable_x64(False):
+        return summary(*run(network(), slice(0, COUNT), None, max_steps=40))
 
 
 def test_two_processes_decide_and_move_as_one_does(found, alone):
