@@ -96,6 +96,9 @@ from ._objective import LeastSquares as LeastSquares
 from ._objective import Objective as Objective
 from ._objective import Oracle as Oracle
 from ._objective import Streamed as Streamed
+from ._objective import device_mesh as device_mesh
+from ._objective import shard_parameters as shard_parameters
+from ._objective import share_of as share_of
 from ._predictor import Predictor as Predictor
 from ._progress import Progress as Progress
 from ._results import RESULTS as RESULTS

@@ -13,8 +13,10 @@ from ._run import Best, Problem, Run, best_point, final_result, resume, start
 def begin(problem: Problem | RelayProblem, position: PyTree) -> tuple[Problem | RelayProblem, Run | Relay]:
     """The problem with its scales set, and the run before its first trial."""
     if isinstance(problem, RelayProblem):
-        return start_relay(problem, position)
-    return start(problem, position)
+        problem, run = start_relay(problem, position)
+    else:
+        problem, run = start(problem, position)
+    return problem, problem.objective.placed(run)
 
 
 def begin_again(problem: Problem | RelayProblem, run: Run | Relay) -> Run | Relay:
@@ -32,9 +34,11 @@ def go_on(
     """At most `max_trials` further trials; fewer if the run ends."""
     if isinstance(problem, RelayProblem):
         assert isinstance(run, Relay)
-        return advance_relay(problem, run, record, max_trials, meter)
-    assert isinstance(run, Run)
-    return advance(problem, run, record, max_trials, meter)
+        run, record = advance_relay(problem, run, record, max_trials, meter)
+    else:
+        assert isinstance(run, Run)
+        run, record = advance(problem, run, record, max_trials, meter)
+    return problem.objective.placed(run), record
 
 
 def best_of(run: Run | Relay) -> Best:

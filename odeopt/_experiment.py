@@ -25,7 +25,7 @@ from ._lenet import PIECE, LeNet1
 from ._losses import CROSS_ENTROPY, LOSSES, Loss
 from ._named import build, describe, file_of, function_in_file, text_of
 from ._networks import accuracy, explained_variance, on_bytes
-from ._objective import FiniteSum
+from ._objective import FiniteSum, device_mesh, share_of
 from ._predictor import Predictor, scores
 from ._results import RESULTS
 from ._run_folder import config_of
@@ -249,7 +249,13 @@ def _objective(experiment: Experiment, data: PyTree) -> tuple[Any, PyTree]:
     size, network = experiment.options.chunk_size, experiment.network
     if size is None and isinstance(network, LeNet1):
         size = PIECE
-    chunked = FiniteSum(_of_examples(experiment, experiment.loss.each), data, chunk_size=size, nonnegative=True)
+    each = _of_examples(experiment, experiment.loss.each)
+    if jax.process_count() > 1:
+        share = share_of(len(data[0]))
+        # Copied, so that the rest can go.
+        own = jax.tree.map(lambda leaf: np.asarray(leaf)[share].copy(), data)
+        return FiniteSum(each, own, chunk_size=size, nonnegative=True, mesh=device_mesh()), None
+    chunked = FiniteSum(each, data, chunk_size=size, nonnegative=True)
     fitting = chunked.fitted(network).chunk_size
     assert fitting is not None
     if fitting < chunked.count:

@@ -106,10 +106,13 @@ class RunCheckpoints:
         """The largest number of trials of the next block."""
         return self._autosave.room(standing.trials)
 
-    def update(self, standing: Standing, now: float, elapsed: float) -> None:
-        """After every block."""
-        if self._autosave.due(standing.trials, now):
-            self._autosave.save(standing.trials, lambda: self._contents(standing, elapsed))
+    def due(self, standing: Standing, now: float) -> bool:
+        """Whether a checkpoint should be written behind the last block."""
+        return self._autosave.due(standing.trials, now)
+
+    def save(self, standing: Standing, elapsed: float) -> None:
+        """Begin to write a checkpoint."""
+        self._autosave.save(standing.trials, lambda: self._contents(standing, elapsed))
 
     def finish(self, standing: Standing, elapsed: float) -> None:
         """After the last block. **Raises:** `NotSavedError`."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import PyTree
 
+from ._agreement import local_copy
 from ._examples import callable_metrics
 from ._parameters import merge_parameters
 
@@ -50,7 +51,7 @@ class Scoreboard:
             self._last = now
 
     def evaluate(self, position: PyTree, trials: int) -> None:
-        model = merge_parameters(position, self._frozen)
+        model = merge_parameters(local_copy(position, gather=True), self._frozen)
         values = [float(metric(model, batch)) for metric, batch in self._metrics.values()]
         if self._metrics:
             self._rows.append((trials, *values))

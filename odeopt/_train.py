@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ._agreement import agreement, local_copy
 from ._checkpoint import Checkpoints, NotSavedError
 from ._course import begin, begin_again, best_of, go_on
 from ._examples import as_examples, as_validation, check_metrics
@@ -127,9 +128,10 @@ def train(
     signals = (signal.SIGINT,) if checkpoints is None else (signal.SIGINT, signal.SIGTERM)
     not_saved: NotSavedError | None = None
     with (
+        agreement(problem, parameters) as group,
         interruption(*signals) as interrupted,
         run_checkpoints(checkpoints, resume, problem, parameters, described_data, history, board) as saver,
-        progress_bar(progress, max_steps) as bar,
+        progress_bar(progress if group.leads else False, max_steps) as bar,
         reading_errors(objective),
     ):
         taken_up = None if saver is None else saver.take_up()
@@ -140,27 +142,30 @@ def train(
         deadline = math.inf if time_limit is None else began + time_limit
         bar.update(standing.trials)
         block, result = 1, int(standing.run.result)
-        if result == RUNNING and taken_up is not None and time.monotonic() >= deadline:
+        if group.anybody(taken_up is not None and time.monotonic() >= deadline) and result == RUNNING:
             result = code(RESULTS.time_limit_reached)
         while result == RUNNING and standing.trials < max_steps:
             block = min(block, max_steps - standing.trials)
             if saver is not None:
                 block = int(min(block, saver.room(standing)))
+            group.before_block()
             tick, before = time.monotonic(), standing.trials
             standing.add(*_block(standing.problem, standing.run, standing.rejections, block, history))
             result = int(standing.run.result)  # waits for the block
             now = time.monotonic()
+            seconds, elapsed = group.after_block(_scalars(standing), now - tick, now - began)
+            now = began + elapsed
             board.update(standing.run.snapshot.state.position, standing.trials, now)
-            if saver is not None:
-                saver.update(standing, now, now - began)
-            report = _report(standing, board.newest, now - began)
+            if saver is not None and group.anybody(saver.due(standing, now)):
+                saver.save(standing, elapsed)
+            report = _report(standing, board.newest, elapsed)
             draw(bar, report, standing.trials - before)
             wants_end = [bool(callback(report)) for callback in callbacks]
-            if result == RUNNING and (any(wants_end) or interrupted.is_set()):
+            if group.anybody(any(wants_end) or interrupted.is_set()) and result == RUNNING:
                 result = code(RESULTS.interrupted)
             elif result == RUNNING and now >= deadline:
                 result = code(RESULTS.time_limit_reached)
-            block = _next_block(block, now - tick, deadline - now, history)
+            block = _next_block(block, seconds, deadline - now, history)
         try:
             if saver is not None:
                 saver.finish(standing, time.monotonic() - began)
@@ -240,7 +245,7 @@ def _concluded(standing: Standing, result: int, history: str | None, board: Scor
     with reading_errors(objective.full):
         solution = conclude(standing.problem, run, standing.history(history))
     solution = explained(solution, objective, "data")
-    model = merge_parameters(solution.value, objective.frozen)
+    model = merge_parameters(local_copy(solution.value), objective.frozen)
     stats = {name: int(count) for name, count in solution.stats.items()}
     return replace(solution, value=model, stats=stats, metrics=board.table())
 
@@ -281,6 +286,13 @@ def _next_block(trials: int, seconds: float, left: float, history: str | None) -
     return int(np.clip(wanted, 1, min(10 * trials, _room(history))))
 
 
+def _scalars(standing: Standing) -> tuple[Array, ...]:
+    """What all processes of a run must agree on."""
+    run, here = standing.run, standing.run.snapshot
+    step_size = SolverState(run, standing.problem.solver).step_size
+    return (here.value, here.energy, here.stationarity, run.t, step_size, run.counts[0], run.counts[1])
+
+
 def _report(standing: Standing, metrics: dict[str, float], elapsed: float) -> Progress:
     run, problem = standing.run, standing.problem
     return Progress(
@@ -293,5 +305,5 @@ def _report(standing: Standing, metrics: dict[str, float], elapsed: float) -> Pr
         gradient_norm=float(run.snapshot.stationarity),
         metrics=metrics,
         elapsed=elapsed,
-        best=lambda: merge_parameters(best_of(run).position, problem.objective.frozen),
+        best=lambda: merge_parameters(local_copy(best_of(run).position), problem.objective.frozen),
     )

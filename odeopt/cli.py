@@ -21,6 +21,7 @@ import jax
 from ._cli.ctrl_c import answering_ctrl_c
 from ._cli.messages import FAILED, INTERRUPTED, err_console, messages, out_console
 from ._cli.predict import SCORES, examples, fitting_targets, new_file, predictions, write_csv
+from ._cli.processes import is_member, join, run_together
 from ._cli.train import exit_code, fresh_name, name_of, print_beginning, summary, what_to_do_next
 from ._cli.verify import check_new_report, telling, verification, write_report
 from ._experiment import Options, named_parts, prepare, reason, record
@@ -136,6 +137,10 @@ def train(
         Path | None,
         typer.Option(help="The run folder, which must not exist. Default: runs/DATE-TIME-FLOW.", metavar="DIR"),
     ] = None,
+    processes: Annotated[
+        int,
+        typer.Option(min=1, help="How many processes on this machine share the examples and the processors."),
+    ] = 1,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the path of the run folder and nothing else.")] = False,
 ) -> None:
     """Train a network, full batch, and leave a run folder behind.
@@ -144,6 +149,10 @@ def train(
     the run and keeps the best model so far (exit code 130); a second Ctrl-C ends the program at once. Exit code 2: an
     option or the data cannot be used, and nothing has been written; 1: the run failed, and the reason is in the table.
     """
+    if processes > 1 and not is_member():
+        raise typer.Exit(run_together(processes))
+    if is_member():
+        join()
     if dtype is Dtype.float64:
         # Before the first array is made. A library may not switch this on, a process of its own may.
         jax.config.update("jax_enable_x64", True)
@@ -166,11 +175,16 @@ def train(
     )
     with answering_ctrl_c("before the first step") as ctrl_c, messages():
         experiment = prepare(options)
+        leads = jax.process_index() == 0
         folder = fresh_name(experiment) if out is None else out
-        check_new(folder)
-        if not quiet:
+        if leads:
+            check_new(folder)
+        if leads and not quiet:
             print_beginning(experiment)
         outcome = run_experiment(experiment, False if quiet else None, ctrl_c.after_block)
+        if not leads:
+            # Process 0 writes, prints, and says how the run ended.
+            raise typer.Exit(0)
         with new_folder(folder) as unfinished:
             write_run(
                 unfinished,

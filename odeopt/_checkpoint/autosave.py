@@ -52,7 +52,7 @@ class Autosave:
         return float(left if left > 0 else every)
 
     def due(self, step: int, now: float) -> bool:
-        """Whether a checkpoint should be written: of several processes the first one decides for all."""
+        """Whether a checkpoint should be written; several processes have to agree on it."""
         every_steps, every_seconds = self._settings.every_steps, self._settings.every_seconds
         then, when = self._attempt
         by_steps = every_steps is not None and step - then >= every_steps

@@ -11,5 +11,8 @@ from .oracle import Oracle as Oracle
 from .oracle import Tally as Tally
 from .oracle import directional_change as directional_change
 from .oracle import reads as reads
+from .sharded import device_mesh as device_mesh
+from .sharded import shard_parameters as shard_parameters
+from .sharded import share_of as share_of
 from .streamed import Streamed as Streamed
 from .streamed import reading_errors as reading_errors

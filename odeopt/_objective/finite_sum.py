@@ -6,6 +6,7 @@ r"""The mean of a loss over a data set, in the memory of some of its examples.
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -13,11 +14,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from .accurate_sum import Sum, accurate_sum, nothing_yet
 from .chunked import check_samples
 from .objective import AbstractObjective
+from .sharded import (
+    Layout,
+    check_mesh,
+    layout_of,
+    placed_examples,
+    summed,
+    summed_trees,
+    summed_until,
+    summed_with_gradient,
+)
 from .streamed import Streamed
 
 # What the backward pass of a chunk may keep, in bytes: some chunks of it fit into the memory of any machine, and
@@ -54,6 +66,10 @@ class FiniteSum(AbstractObjective):
         much a trial fails. (A negative loss that is met all the same makes the pass go through to the end.)
     - `has_aux`: whether `loss` returns `(loss, aux)`, with `aux` a pytree of numbers such as an accuracy, each the mean
         of the batch or one for every example; their means over the data are `solution.aux`.
+    - `mesh`: devices to divide the examples among, such as `odeopt.device_mesh()`. The sum is the same, whatever the
+        number of examples (those that are missing at the last device are filled up with weight 0). With several
+        processes `data` and `weights` are the examples of this process, and N those of all. Parameters are whole on
+        every device, or divided among them by `odeopt.shard_parameters`.
 
     **Raises:** `ValueError` or `TypeError` for arguments that do not go together, and when a run begins for a loss that
     returns something else.
@@ -79,6 +95,19 @@ class FiniteSum(AbstractObjective):
     memory: int = eqx.field(static=True, default=MEMORY)
     nonnegative: bool = eqx.field(static=True, default=False)
     has_aux: bool = eqx.field(static=True, default=False)
+    mesh: Mesh | None = eqx.field(static=True, default=None)
+    layout: Layout | None = eqx.field(static=True, default=None)  # of the parameters, when a run begins
+
+    def __post_init__(self):
+        if self.mesh is not None:
+            check_mesh("FiniteSum(mesh=...)", self.mesh)
+            if isinstance(self.data, Streamed):
+                raise TypeError(
+                    "FiniteSum(mesh=...): streamed data are read by one host for all of its devices. With a mesh pass "
+                    "the examples of this process in memory (odeopt.share_of says which), or leave the mesh out."
+                )
+            self.__check_init__()
+            self.data, self.weights = placed_examples(self.data, self.weights, self.mesh)
 
     def __check_init__(self):
         if not callable(self.loss):
@@ -97,19 +126,29 @@ class FiniteSum(AbstractObjective):
         return self.data.count if isinstance(self.data, Streamed) else jax.tree.leaves(self.data)[0].shape[0]
 
     @property
+    def _each(self) -> int:
+        """The number of examples of every device."""
+        return self.count if self.mesh is None else self.count // self.mesh.size
+
+    @property
     def evaluation(self) -> str:
+        # Devices join finished sums only, and no forward pass.
+        if self.mesh is not None:
+            return "lazy"
         # The forward pass of a trial is not kept in chunks: that is what makes their memory constant.
         return "linearised" if self.chunk_size is not None and self.chunk_size >= self.count else "lazy"
 
     def fitted(self, parameters: PyTree) -> "FiniteSum":
-        return replace(self, chunk_size=self._chunk_size(parameters))
+        return replace(self, chunk_size=self._chunk_size(parameters), layout=self._layout(parameters))
+
+    def placed(self, tree: PyTree) -> PyTree:
+        return tree if self.layout is None else self.layout.placed(tree)
 
     def value(self, parameters: PyTree) -> Array:
         size = self._chunk_size(parameters)
-        if size >= self.count:
+        if self.mesh is None and size >= self.count:
             return accurate_sum(self._losses(parameters, self._examples(0, self.count), self.weights)) / self._total()
-        trained, rest = eqx.partition(parameters, eqx.is_inexact_array)
-        return _summed(trained, _OfChunk(self, rest), size) / self._total()
+        return _summed(*self._of_chunk(parameters), size) / self._total()
 
     @property
     def stops_early(self) -> bool:
@@ -117,6 +156,14 @@ class FiniteSum(AbstractObjective):
 
     def value_until(self, parameters: PyTree, hopeless: Callable[[Array], Array]) -> Array:
         size, total = self._chunk_size(parameters), self._total()
+        if self.mesh is not None:
+            trained, of_chunk = self._of_chunk(parameters)
+            assert of_chunk.layout is not None
+
+            def too_much(part: Array) -> Array:
+                return hopeless(part / total)
+
+            return summed_until(of_chunk.losses_of, too_much, trained, self._shards, of_chunk.layout, size) / total
         whole, rest = divmod(self.count, size)
 
         def losses(start: Array | int, length: int) -> Array:
@@ -145,14 +192,21 @@ class FiniteSum(AbstractObjective):
     def auxiliary(self, parameters: PyTree) -> PyTree:
         if not self.has_aux:
             return None
+        if self.mesh is not None:
+            trained, of_chunk = self._of_chunk(parameters)
+            assert of_chunk.layout is not None
+            found = summed_trees(of_chunk.auxiliary_of, trained, self._shards, of_chunk.layout)
+            return jax.tree.map(lambda leaf: leaf / self._total(), found)
+        found = self._summed_auxiliary(parameters)
+        return jax.tree.map(lambda leaf: leaf / self._total(), found)
 
+    def _summed_auxiliary(self, parameters: PyTree) -> PyTree:
         def of_chunk(start: Array | int, length: int) -> PyTree:
             weights = self._weights(start, length)
             aux = self._call(parameters, self._examples(start, length))[1]
             return jax.tree.map(lambda leaf: _weighted_sum(jnp.asarray(leaf), weights, length), aux)
 
-        found = _over_chunks(of_chunk, self.count, self._chunk_size(parameters))
-        return jax.tree.map(lambda leaf: leaf / self._total(), found)
+        return _over_chunks(of_chunk, self.count, self._chunk_size(parameters))
 
     def _total(self) -> Array | int:
         """The sum of the weights."""
@@ -161,10 +215,10 @@ class FiniteSum(AbstractObjective):
     def _chunk_size(self, parameters: PyTree) -> int:
         if self.chunk_size is not None:
             return min(self.chunk_size, self.count)
-        least = math.ceil(self.count / self._affordable(parameters))
+        least = math.ceil(self._each / self._affordable(parameters))
         # A last chunk of another size would be compiled for itself.
-        even = next((chunks for chunks in range(least, 2 * least) if self.count % chunks == 0), least)
-        return math.ceil(self.count / even)
+        even = next((chunks for chunks in range(least, 2 * least) if self._each % chunks == 0), least)
+        return math.ceil(self._each / even)
 
     def _affordable(self, parameters: PyTree) -> int:
         """How many examples a backward pass may keep."""
@@ -181,7 +235,19 @@ class FiniteSum(AbstractObjective):
 
         # What does not grow with the batch (the parameters, say) is there anyway.
         of_one = max(kept(2) - kept(1), 1) + (2 * _bytes(example) if isinstance(self.data, Streamed) else 0)
-        return max(1, min(self.count, self.memory // of_one))
+        return max(1, min(self._each, self.memory // of_one))
+
+    @property
+    def _shards(self) -> tuple[PyTree, Array | None]:
+        return self.data, self.weights
+
+    def _layout(self, parameters: PyTree) -> Layout | None:
+        return None if self.mesh is None else layout_of(eqx.filter(parameters, eqx.is_inexact_array), self.mesh)
+
+    def _of_chunk(self, parameters: PyTree) -> tuple[PyTree, "_OfChunk"]:
+        trained, rest = eqx.partition(parameters, eqx.is_inexact_array)
+        layout = self._layout(parameters) if self.layout is None else self.layout
+        return trained, _OfChunk(replace(self, layout=layout, chunk_size=self._chunk_size(parameters)), rest)
 
     @property
     def _example(self) -> PyTree:
@@ -228,23 +294,50 @@ class _OfChunk(eqx.Module):
         return self.objective._losses(eqx.combine(trained, self.rest), examples, self.objective._weights(start, length))
 
     @property
-    def count(self) -> int:
-        return self.objective.count
+    def layout(self) -> Layout | None:
+        return self.objective.layout
+
+    def of(self, shard: tuple[PyTree, Array | None]) -> "_OfChunk":
+        """The same for the examples of one device."""
+        data, weights = shard
+        alone = replace(self.objective, data=data, weights=weights, mesh=None, layout=None)
+        return replace(self, objective=alone)
+
+    def losses_of(self, trained: PyTree, shard) -> Callable[[Array | int, int], Array]:
+        return partial(self.of(shard), trained)
+
+    def auxiliary_of(self, trained: PyTree, shard) -> PyTree:
+        return self.of(shard).objective._summed_auxiliary(eqx.combine(trained, self.rest))
 
 
 @eqx.filter_custom_vjp
 def _summed(trained: PyTree, of_chunk: _OfChunk, size: int) -> Array:
     """The sum of the losses of all examples, differentiable in the trained parameters."""
-    return _over_chunks(lambda start, length: accurate_sum(of_chunk(trained, start, length)), of_chunk.count, size)
+
+    def of_shard(trained, of_chunk):
+        add = lambda start, length: accurate_sum(of_chunk(trained, start, length))  # noqa: E731
+        return _over_chunks(add, of_chunk.objective.count, size)
+
+    if of_chunk.layout is None:
+        return of_shard(trained, of_chunk)
+    return summed(
+        lambda y, shard: of_shard(y, of_chunk.of(shard)), trained, of_chunk.objective._shards, of_chunk.layout
+    )
 
 
 @_summed.def_fwd
 def _forward(perturbed, trained, of_chunk, size):
     # Value and gradient of a chunk together, so that nothing of its forward pass has to be kept for later.
-    def value_and_gradient(start, length):
-        return jax.value_and_grad(lambda trained: accurate_sum(of_chunk(trained, start, length)))(trained)
+    def of_shard(trained, of_chunk):
+        def value_and_gradient(start, length):
+            return jax.value_and_grad(lambda trained: accurate_sum(of_chunk(trained, start, length)))(trained)
 
-    return _over_chunks(value_and_gradient, of_chunk.count, size)
+        return _over_chunks(value_and_gradient, of_chunk.objective.count, size)
+
+    if of_chunk.layout is None:
+        return of_shard(trained, of_chunk)
+    shards = of_chunk.objective._shards
+    return summed_with_gradient(lambda y, shard: of_shard(y, of_chunk.of(shard)), trained, shards, of_chunk.layout)
 
 
 @_summed.def_bwd
@@ -297,7 +390,8 @@ def _check_losses(losses: Array, length: int, weighted: bool, per_example: bool)
     if weighted:
         raise ValueError(
             "FiniteSum(weights=...): the loss returns the mean of a batch, whose examples can no longer be weighted. "
-            "Return one loss for each example, shape (n,), or pass per_example=True."
+            "Return one loss for each example, shape (n,), or pass per_example=True. (Examples that do not divide "
+            "evenly among the devices of a mesh are filled up with weight 0.)"
         )
 
 
@@ -309,7 +403,7 @@ def _check_weights(weights: Array | None, count: int) -> None:
             f"FiniteSum(weights=...): expected one weight for each of the {count} examples, shape ({count},); got "
             f"{getattr(weights, 'shape', weights)}."
         )
-    if isinstance(weights, Tracer):
+    if isinstance(weights, Tracer) or not getattr(weights, "is_fully_addressable", True):
         return
     known = np.asarray(weights, float)
     if not (np.all(known >= 0) and 0 < np.sum(known) < np.inf):

@@ -71,6 +71,10 @@ class AbstractObjective(eqx.Module):
         """The objective with what it leaves open chosen for parameters like these, when a run begins."""
         return self
 
+    def placed(self, tree: PyTree) -> PyTree:
+        """A tree of a run in which everything that is made like the parameters lies where they lie."""
+        return tree
+
 
 class Objective(AbstractObjective):
     r"""A plain function \(f(y, \text{args})\) as an objective.
@@ -137,6 +141,9 @@ class PartialObjective(AbstractObjective):
     @property
     def stops_early(self) -> bool:
         return self.full.stops_early
+
+    def placed(self, tree: PyTree) -> PyTree:
+        return self.full.placed(tree)
 
     def value_until(self, parameters: PyTree, hopeless: Callable[[Array], Array]) -> Array:
         return self.full.value_until(merge_parameters(parameters, self.frozen), hopeless)

@@ -1,6 +1,7 @@
 """The objective's information at one point, computed only when asked for."""
 
 from collections.abc import Callable
+from functools import cached_property
 
 import equinox as eqx
 import jax
@@ -62,7 +63,8 @@ class Oracle:
                 self._value = self._objective.value(self.point)
         return self._value
 
-    @property
+    # Kept, because a value that is divided among devices cannot be asked for from inside of it.
+    @cached_property
     def value_dtype(self):
         """The dtype of the objective's value, which is not evaluated for it."""
         return (jax.eval_shape(self._objective.value, self.point) if self._value is None else self._value).dtype
