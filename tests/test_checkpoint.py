@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -120,7 +121,10 @@ def test_an_empty_folder_is_where_a_resumed_run_begins(folder):
 
 
 def test_the_time_limit_counts_the_earlier_parts(folder):
-    slow = lambda progress: progress.elapsed > 0.5  # noqa: E731
+    def slow(progress):
+        time.sleep(0.5)
+        return True
+
     before = train(folder, callbacks=[slow], max_steps=10**6)[1]
     after = train(folder, time_limit=0.5, max_steps=10**6, resume=True)[1]
     assert after.result == RESULTS.time_limit_reached
