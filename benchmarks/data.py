@@ -1,7 +1,8 @@
-"""What data cost that are larger than memory: prints tables and writes them as JSON.
+"""Real data: what they cost, and what is reached on them: prints tables and writes them as JSON.
 
 python benchmarks/data.py                        # everything, with files of 5 GB in the folder for temporary files
 python benchmarks/data.py streaming --gigabytes 1
+python benchmarks/data.py lenet rejection minibatch checkpoints devices
 """
 
 import argparse
@@ -11,17 +12,28 @@ import platform
 from functools import partial
 from pathlib import Path
 
+import _checkpointing
+import _devices
+import _lenet
+import _minibatch
 import _streaming
 import jax
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tables", nargs="*", metavar="TABLE", help="any of streaming; default: all")
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help="any of them; default: all")
     parser.add_argument("--gigabytes", type=float, default=5.0, help="of each file of the table streaming")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "data.json")
     arguments = parser.parse_args()
-    tables = {"streaming": partial(_streaming.streaming, arguments.gigabytes)}
+    tables = {
+        "lenet": lambda: _lenet.table_gradient().items(),
+        "rejection": lambda: _lenet.table_early_rejection().items(),
+        "streaming": partial(_streaming.streaming, arguments.gigabytes),
+        "minibatch": _minibatch.minibatch,
+        "checkpoints": lambda: _checkpointing.table_checkpointing().items(),
+        "devices": lambda: ((f"{row.pop('devices')} devices", row) for row in _devices.rows()),
+    }
     unknown = set(arguments.tables) - set(tables)
     if unknown:
         parser.error(f"unknown tables {sorted(unknown)}; there are {', '.join(tables)}")

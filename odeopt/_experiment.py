@@ -10,22 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PyTree
 
 import odeopt
 
 from ._architecture import LENET1, MLP, Architecture, ArchitectureError, built
+from ._checkpoint import CheckpointError, Checkpoints, NotSavedError
 from ._controller import AbstractController
 from ._data import CLASSIFICATION, DataSet, digits, images, load_data
+from ._experiment_loss import examples_of, objective_of, of_examples
 from ._flow import AbstractFlow
 from ._images import is_images
-from ._lenet import PIECE, LeNet1
 from ._losses import CROSS_ENTROPY, LOSSES, Loss
+from ._minibatch import BatchHistory, BatchSolution, EnergyTournament
 from ._named import build, describe, file_of, function_in_file, text_of
-from ._networks import accuracy, explained_variance, on_bytes
-from ._objective import FiniteSum, device_mesh, share_of
+from ._networks import accuracy, explained_variance
 from ._predictor import Predictor, scores
 from ._results import RESULTS
 from ._run_folder import config_of
@@ -33,10 +32,6 @@ from ._scheme import AbstractScheme
 from ._solution import History, Solution
 from ._solver import Solver
 from ._stop import Stop
-
-# Two neighbouring energies are told apart down to so many units of their rounding, as in LyapunovControl.
-ROUNDING_UNITS = 10
-
 
 # Of an mlp without --hidden.
 HIDDEN = "32,32"
@@ -65,6 +60,7 @@ class Options:
     task: str
     loss: str | None
     chunk_size: int | None
+    batch: int | None
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ class Experiment:
     architecture: Architecture
     network: PyTree
     loss: Loss
-    solver: Solver
+    solver: Solver | EnergyTournament
     stop: Stop
     data_set: DataSet
 
@@ -95,14 +91,14 @@ class Outcome:
     """
 
     predictor: Predictor
-    solution: Solution
+    solution: Solution | BatchSolution
     seconds: float
     seconds_to_first_step: float
     train: dict[str, float]
     test: dict[str, float]
 
     @property
-    def history(self) -> History:
+    def history(self) -> History | BatchHistory:
         history = self.solution.history
         assert history is not None
         return history
@@ -122,13 +118,15 @@ def prepare(options: Options) -> Experiment:
     if options.target_loss is not None and math.isnan(options.target_loss):
         raise OptionError("--target-loss nan: expected a number. Leave it out for no target.")
     # Zero is no tolerance but the word for none: also a gradient of exactly zero then ends nothing.
-    stop = Stop(gradient_norm=options.gradient_norm or None, target_loss=options.target_loss)
-    parts = named_parts(options.flow, options.scheme, options.controller)
-    try:
-        solver = Solver(*parts)
-    except ValueError as error:
-        raise OptionError(f"--flow, --scheme and --controller do not fit together: {error}") from error
+    gradient_norm = None if options.batch is not None else options.gradient_norm or None
+    stop = Stop(gradient_norm=gradient_norm, target_loss=options.target_loss)
+    solver = _solver(options)
     data_set = _data_set(options)
+    if options.batch is not None and options.batch > len(data_set.x):
+        raise OptionError(
+            f"--batch {options.batch}: there are {len(data_set.x)} examples to train on; expected at most as many. "
+            "Leave it out to train on all of them at every step."
+        )
     preprocessing = data_set.preprocessing
     loss = _loss(options, preprocessing.task)
     architecture = Architecture(
@@ -139,6 +137,30 @@ def prepare(options: Options) -> Experiment:
     except ArchitectureError as error:
         raise OptionError(f"--model: {error}") from error
     return Experiment(options, architecture, network, loss, solver, stop, data_set)
+
+
+def _solver(options: Options) -> Solver | EnergyTournament:
+    parts = named_parts(options.flow, options.scheme, options.controller)
+    try:
+        if options.batch is None:
+            return Solver(*parts)
+        _check_batch(options)
+        return EnergyTournament(*parts[:2], batch=options.batch, seed=options.seed)
+    except ValueError as error:
+        if isinstance(error, OptionError):
+            raise
+        raise OptionError(f"--flow, --scheme and --controller do not fit together: {error}") from error
+
+
+def _check_batch(options: Options) -> None:
+    for name, value in (("controller", options.controller), ("chunk-size", options.chunk_size)):
+        if value is not None:
+            raise OptionError(
+                f"--{name} {value} is for all examples at every step; with --batch the energy of a probe controls the "
+                "steps. Leave one of them out."
+            )
+    if jax.process_count() > 1:
+        raise OptionError("--batch works in one process. Leave --processes out, or train on all examples.")
 
 
 def _hidden(options: Options) -> tuple[int, ...]:
@@ -180,20 +202,26 @@ def named_parts(
     )
 
 
-def train(experiment: Experiment, progress: bool | None, after_block: Callable[[], bool]) -> Outcome:
+def train(
+    experiment: Experiment,
+    progress: bool | None,
+    after_block: Callable[[], bool],
+    checkpoints: Checkpoints | None = None,
+) -> Outcome:
     """Train, and score the best model.
 
-    **Arguments:** `progress`: as in `odeopt.train`; `after_block`: asked after every block of steps whether to end.
+    **Arguments:** `progress`: as in `odeopt.train`; `after_block`: asked after every block of steps whether to end;
+    `checkpoints`: where the run is saved, and taken up where one has been.
 
     **Raises:** `OptionError` if a declaration of the user cannot be run.
     """
     options, data_set = experiment.options, experiment.data_set
     data, validation = (
-        _examples(experiment, x, y) for x, y in ((data_set.x, data_set.y), (data_set.x_test, data_set.y_test))
+        examples_of(experiment, x, y) for x, y in ((data_set.x, data_set.y), (data_set.x_test, data_set.y_test))
     )
     metric = {"accuracy": accuracy} if data_set.preprocessing.task == CLASSIFICATION else {"R2": explained_variance}
-    metrics = {name: _of_examples(experiment, function) for name, function in metric.items()}
-    objective, data = _objective(experiment, data)
+    metrics = {name: of_examples(experiment, function) for name, function in metric.items()}
+    objective, data = objective_of(experiment, data)
     first: list[float] = []
     began = time.monotonic()
     try:
@@ -206,10 +234,14 @@ def train(experiment: Experiment, progress: bool | None, after_block: Callable[[
             max_steps=options.max_steps,
             validation=validation,
             metrics=metrics,
-            callbacks=[lambda report: first.append(report.elapsed), lambda _: after_block()],
+            callbacks=[lambda _: first.append(time.monotonic() - began), lambda _: after_block()],
             time_limit=options.time_limit,
             progress=progress,
+            checkpoints=checkpoints,
+            resume=checkpoints is not None,
         )
+    except (NotSavedError, CheckpointError):
+        raise
     except Exception as error:
         named = [*_named(options), *([options.model] if experiment.architecture.is_own else [])]
         own = next((file for file in map(file_of, named) if file is not None), None)
@@ -228,70 +260,45 @@ def train(experiment: Experiment, progress: bool | None, after_block: Callable[[
     )
 
 
-def _examples(experiment: Experiment, x: np.ndarray, y: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """Inputs and targets as `_of_examples` takes them; images stay bytes."""
-    preprocessing, dtype = experiment.data_set.preprocessing, experiment.options.dtype
-    inputs = x if preprocessing.image_shape is not None else preprocessing.inputs(x, dtype)
-    return jnp.asarray(inputs), jnp.asarray(preprocessing.targets(y, dtype))
-
-
-def _of_examples(experiment: Experiment, function: Callable) -> Callable:
-    """A loss or a metric on `_examples`."""
-    are_images = experiment.data_set.preprocessing.image_shape is not None
-    return on_bytes(function, experiment.options.dtype) if are_images else function
-
-
-def _objective(experiment: Experiment, data: PyTree) -> tuple[Any, PyTree]:
-    """What `odeopt.train` takes as loss and data: the mean over all examples at once where that is cheap.
-
-    No loss of the command line is negative: a pass over chunks may end where a trial is sure to be rejected.
-    """
-    size, network = experiment.options.chunk_size, experiment.network
-    if size is None and isinstance(network, LeNet1):
-        size = PIECE
-    each = _of_examples(experiment, experiment.loss.each)
-    if jax.process_count() > 1:
-        share = share_of(len(data[0]))
-        # Copied, so that the rest can go.
-        own = jax.tree.map(lambda leaf: np.asarray(leaf)[share].copy(), data)
-        return FiniteSum(each, own, chunk_size=size, nonnegative=True, mesh=device_mesh()), None
-    chunked = FiniteSum(each, data, chunk_size=size, nonnegative=True)
-    fitting = chunked.fitted(network).chunk_size
-    assert fitting is not None
-    if fitting < chunked.count:
-        return chunked, None
-    return _of_examples(experiment, experiment.loss.mean), data
-
-
 def record(experiment: Experiment, outcome: Outcome) -> dict[str, Any]:
     """The content of `config.json`."""
-    solution, start = outcome.solution, outcome.history.start or {}
+    solution = outcome.solution
     options = asdict(experiment.options) | {"data": experiment.options.data and str(experiment.options.data)}
-    solver = solution.state.solver
     return config_of(experiment.architecture, experiment.data_set.preprocessing) | {
         "options": options,
-        "solver": {
-            # With the scales that were set at the start.
-            part: text_of(getattr(solver, part), vars(odeopt), _named(experiment.options))
-            for part in ("flow", "scheme", "controller")
-        },
+        "solver": _recorded_solver(experiment, solution),
         "examples": {"train": len(experiment.data_set.x), "test": len(experiment.data_set.x_test)},
         "result": {
             "reason": reason(experiment.options, solution),
             "loss": _json_number(float(solution.loss)),
             "train": {name: _json_number(value) for name, value in outcome.train.items()},
             "test": {name: _json_number(value) for name, value in outcome.test.items()},
-            "stats": {name: int(count) for name, count in solution.stats.items()},
+            "stats": {name: int(count) if count == int(count) else count for name, count in solution.stats.items()},
             "seconds": outcome.seconds,
-            "start": {name: _json_number(float(value)) for name, value in start.items()},
+            "start": {name: _json_number(float(value)) for name, value in _start(outcome.history).items()},
         },
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in ("odeopt", "jax", "equinox", "numpy")},
     }
 
 
-def reason(options: Options, solution: Solution) -> str:
+def _recorded_solver(experiment: Experiment, solution: Solution | BatchSolution) -> dict[str, str]:
+    """The parts of the solver, with the scales that were set at the start where all examples set them."""
+    if isinstance(solution, Solution):
+        parts, names = solution.state.solver, ("flow", "scheme", "controller")
+    else:
+        parts, names = experiment.solver, ("flow", "scheme")
+    return {name: text_of(getattr(parts, name), vars(odeopt), _named(experiment.options)) for name in names}
+
+
+def _start(history: History | BatchHistory) -> dict[str, Any]:
+    return {"energy": history.start} if isinstance(history, BatchHistory) else history.start or {}
+
+
+def reason(options: Options, solution: Solution | BatchSolution) -> str:
     """Why the run stopped, with the options that decided it."""
+    if isinstance(solution, BatchSolution):
+        return _reason_on_batches(options, solution)
     gradient = f"{float(solution.state.run.snapshot.stationarity):.3g}"
     if options.gradient_norm:
         gradient += f" (--gradient-norm {options.gradient_norm:g})"
@@ -318,46 +325,15 @@ def reason(options: Options, solution: Solution) -> str:
     return next(own, str(solution.result))
 
 
-def energy_verdict(history: History) -> str:
-    """Whether the energy falls along the flow as declared, and whether it ever rose in the run, measured."""
-    energy, dissipation, loss = (_with_start(history, name) for name in ("energy", "dissipation", "loss"))
-    change = np.diff(loss)
-    # A rate is computed from terms that may cancel, each about as large as the fastest change of the loss.
-    fastest = np.max(np.abs(change / np.asarray(history.step_size)[-len(change) :]), initial=0.0)
-    level = np.finfo(dissipation.dtype).eps ** 0.5 * fastest
-    rising = int(np.sum(np.isfinite(dissipation) & (dissipation > level)))
-    if rising:
-        return (
-            f"dV/dt > 0 at {rising} of {len(dissipation)} points: the declared energy is not one of this flow; check "
-            "the signs in vector_field and energy"
-        )
-    return _rise(energy)
-
-
-def _with_start(history: History, column: str) -> np.ndarray:
-    rows = np.asarray(getattr(history, column))
-    return rows if history.start is None else np.concatenate([[history.start[column]], rows])
-
-
-def _rise(energy: np.ndarray) -> str:
-    """Whether the energy ever rose from one accepted step to the next."""
-    if len(energy) < 2:
-        return "no accepted step to measure"
-    unit = float(np.finfo(energy.dtype).eps)
-    # The difference of two neighbours in float64, so that measuring adds no rounding of its own.
-    energy = energy.astype(np.float64)
-    rise = np.diff(energy)
-    level = ROUNDING_UNITS * unit * (np.abs(energy[1:]) + np.abs(energy[:-1]))
-    if np.all(rise <= 0):
-        return f"never rose: the smallest fall between accepted steps is {np.min(np.abs(rise)):.2g}"
-    if np.all(rise <= level):
-        worst = int(np.argmax(rise))
-        return f"never rose beyond rounding: the largest rise is {rise[worst]:.2g}, rounding there {level[worst]:.2g}"
-    worst = int(np.argmax(rise - level))
-    return (
-        f"rose at {int(np.sum(rise > level))} of {len(rise)} steps, most by {rise[worst]:.2g} (rounding there is "
-        f"{level[worst]:.2g})"
-    )
+def _reason_on_batches(options: Options, solution: BatchSolution) -> str:
+    sentences = {
+        "max_steps_reached": f"All {options.max_steps} steps have been made (--max-steps).",
+        "target_reached": f"The loss on the probe is at most {options.target_loss} (--target-loss).",
+        "interrupted": "Ctrl-C. The best model so far is kept.",
+        "time_limit_reached": f"The time limit of {options.time_limit} s was reached (--time-limit).",
+    }
+    own = (text for name, text in sentences.items() if bool(solution.result == getattr(RESULTS, name)))
+    return next(own, solution.describe().split(". ")[0] + ".")
 
 
 def _widths(text: str) -> list[int]:

@@ -20,6 +20,8 @@ import numpy as np
 
 from ._architecture import Architecture, architecture_of, built
 from ._data import Preprocessing
+from ._minibatch import COLUMNS as BATCH_COLUMNS
+from ._minibatch import BatchHistory
 from ._predictor import Predictor
 from ._record import COLUMNS
 from ._solution import History
@@ -186,18 +188,24 @@ def _remove(unfinished: Path, above: list[Path]) -> None:
             parent.rmdir()
 
 
-def write_run(folder: Path, config: dict[str, Any], predictor: Predictor, history: History, title: str) -> None:
+def write_run(
+    folder: Path, config: dict[str, Any], predictor: Predictor, history: History | BatchHistory, title: str
+) -> None:
     """All files of a run."""
-    from .plot import run as picture
+    from . import plot
 
     (folder / CONFIG).write_text(json.dumps(config, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
     write_history(folder / HISTORY, history)
     eqx.tree_serialise_leaves(folder / MODEL, eqx.filter(predictor.network, eqx.is_array))
-    picture(history, title=title).savefig(folder / PICTURE, dpi=150)
+    picture = plot.run(history, title=title) if isinstance(history, History) else plot.windows(history, title=title)
+    picture.savefig(folder / PICTURE, dpi=150)
 
 
-def write_history(file: Path, history: History) -> None:
-    """One line for each accepted step, in full precision."""
+def write_history(file: Path, history: History | BatchHistory) -> None:
+    """One line for each accepted step, in full precision; of mini-batches one for each window."""
+    if isinstance(history, BatchHistory):
+        _write_windows(file, history)
+        return
     columns = [np.asarray(getattr(history, name)).tolist() for name in COLUMNS]
     with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
@@ -207,6 +215,15 @@ def write_history(file: Path, history: History) -> None:
             writer.writerow(
                 (step, *(int(x) if name == "rejections" else repr(x) for name, x in zip(COLUMNS, row, strict=True)))
             )
+
+
+def _write_windows(file: Path, history: BatchHistory) -> None:
+    columns = [getattr(history, name).tolist() for name in BATCH_COLUMNS]
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(BATCH_COLUMNS)
+        for steps, *numbers, kept in zip(*columns, strict=True):
+            writer.writerow((steps, *map(repr, numbers), int(kept)))
 
 
 def _check_build(folder: Path, architecture: Architecture, build: Callable | None) -> None:

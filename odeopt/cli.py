@@ -21,15 +21,15 @@ import jax
 from ._cli.ctrl_c import answering_ctrl_c
 from ._cli.messages import FAILED, INTERRUPTED, err_console, messages, out_console
 from ._cli.predict import SCORES, examples, fitting_targets, new_file, predictions, write_csv
-from ._cli.processes import is_member, join, run_together
-from ._cli.train import exit_code, fresh_name, name_of, print_beginning, summary, what_to_do_next
+from ._cli.processes import is_member, run_together
+from ._cli.run import every_seconds, train_and_write
+from ._cli.unfinished import EVERY, begun, check_same, read_options, with_ends
 from ._cli.verify import check_new_report, telling, verification, write_report
-from ._experiment import Options, named_parts, prepare, reason, record
-from ._experiment import train as run_experiment
+from ._experiment import Options, named_parts
 from ._losses import CROSS_ENTROPY, SQUARED
 from ._named import function_in_file
 from ._predictor import scores
-from ._run_folder import check_new, load, new_folder, read_config, write_run
+from ._run_folder import load, read_config
 
 app = typer.Typer(
     name="odeopt",
@@ -75,12 +75,12 @@ def _program(
 @app.command()
 def train(
     flow: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="The optimizer: a flow of odeopt (heavy-ball, HeavyBall(friction=0.5), ...) or a class of your own "
-            "(my_flow.py:MyFlow)."
+            "(my_flow.py:MyFlow). Default: Adam, and with --batch ScheduleFreeAdam."
         ),
-    ] = "Adam",
+    ] = None,
     scheme: Annotated[str | None, typer.Option(help="Default: what the flow recommends.")] = None,
     controller: Annotated[
         str | None,
@@ -133,17 +133,38 @@ def train(
             min=1, help="Examples at a time. Default: all, or as many as 64 MB allow; for lenet1 what a cache holds."
         ),
     ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Train on mini-batches of so many examples, with an energy that is measured on a fixed part of the "
+            "data. Default: all examples at every step.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="The run folder, which must not exist. Default: runs/DATE-TIME-FLOW.", metavar="DIR"),
     ] = None,
+    checkpoint: Annotated[
+        float | None,
+        typer.Option(
+            help="Save the run so often, in seconds, in its folder; odeopt resume DIR goes on from there.",
+            metavar="SECONDS",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the run in --out if there is one, and begin it otherwise; it is saved too."
+        ),
+    ] = False,
     processes: Annotated[
         int,
         typer.Option(min=1, help="How many processes on this machine share the examples and the processors."),
     ] = 1,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the path of the run folder and nothing else.")] = False,
 ) -> None:
-    """Train a network, full batch, and leave a run folder behind.
+    """Train a network, full batch or on mini-batches, and leave a run folder behind.
 
     The folder holds config.json, history.csv (one line for each accepted step), model.eqx and picture.png. Ctrl-C ends
     the run and keeps the best model so far (exit code 130); a second Ctrl-C ends the program at once. Exit code 2: an
@@ -151,13 +172,8 @@ def train(
     """
     if processes > 1 and not is_member():
         raise typer.Exit(run_together(processes))
-    if is_member():
-        join()
-    if dtype is Dtype.float64:
-        # Before the first array is made. A library may not switch this on, a process of its own may.
-        jax.config.update("jax_enable_x64", True)
     options = Options(
-        flow=flow,
+        flow=flow or ("Adam" if batch is None else "ScheduleFreeAdam"),
         scheme=scheme,
         controller=controller,
         model=model,
@@ -172,35 +188,48 @@ def train(
         task=task.value,
         loss=loss and loss.value,
         chunk_size=chunk_size,
+        batch=batch,
     )
-    with answering_ctrl_c("before the first step") as ctrl_c, messages():
-        experiment = prepare(options)
-        leads = jax.process_index() == 0
-        folder = fresh_name(experiment) if out is None else out
-        if leads:
-            check_new(folder)
-        if leads and not quiet:
-            print_beginning(experiment)
-        outcome = run_experiment(experiment, False if quiet else None, ctrl_c.after_block)
-        if not leads:
-            # Process 0 writes, prints, and says how the run ended.
-            raise typer.Exit(0)
-        with new_folder(folder) as unfinished:
-            write_run(
-                unfinished,
-                record(experiment, outcome),
-                outcome.predictor,
-                outcome.history,
-                title=f"{name_of(experiment.solver.flow)} on {experiment.description}",
-            )
-        if quiet:
-            print(folder)
-            if exit_code(outcome) == FAILED:
-                err_console.print(f"odeopt: {reason(options, outcome.solution)}", soft_wrap=True, markup=False)
-        else:
-            out_console.print(summary(experiment, outcome))
-            out_console.print(what_to_do_next(experiment, folder), soft_wrap=True, markup=False)
-    raise typer.Exit(INTERRUPTED if ctrl_c.pressed else exit_code(outcome))
+    with messages():
+        every = every_seconds(checkpoint, resume, out)
+        if resume and out is not None and begun(out):
+            check_same(out, read_options(out), options)
+    train_and_write(options, out, quiet, every)
+
+
+@app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(help="The folder of a run that was begun with --checkpoint.", metavar="DIR")],
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="The largest number of trial steps, those before included.")
+    ] = None,
+    target_loss: Annotated[float | None, typer.Option(help="Stop at this loss.")] = None,
+    gradient_norm: Annotated[float | None, typer.Option(help="Stop at this norm of the gradient; 0: never.")] = None,
+    time_limit: Annotated[float | None, typer.Option(help="Stop after so many seconds, those before included.")] = None,
+    checkpoint: Annotated[float, typer.Option(help="Save the run so often, in seconds.", metavar="SECONDS")] = EVERY,
+    processes: Annotated[
+        int,
+        typer.Option(min=1, help="How many processes on this machine share the examples and the processors."),
+    ] = 1,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the path of the run folder and nothing else.")] = False,
+) -> None:
+    """Go on with a run that was saved, where its newest checkpoint stands: the same run, bit for bit.
+
+    A run that has been interrupted or killed goes on; one that has come to its end goes on if it is given another one
+    (--max-steps, --time-limit). The files in its folder are written anew.
+    """
+    if processes > 1 and not is_member():
+        raise typer.Exit(run_together(processes))
+    ends = {
+        "max_steps": max_steps,
+        "target_loss": target_loss,
+        "gradient_norm": gradient_norm,
+        "time_limit": time_limit,
+    }
+    with messages():
+        options = with_ends(read_options(run), ends)
+        every = every_seconds(checkpoint, True, run)
+    train_and_write(options, run, quiet, every)
 
 
 @app.command()

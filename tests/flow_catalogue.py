@@ -77,6 +77,7 @@ CATALOGUE: dict[str, Callable[[], odeopt.AbstractFlow]] = {
     "Muon": lambda: odeopt.Muon(1.3, 0.2, None, 0.3),
     # averaged, and made of flows
     "schedule-free": odeopt.ScheduleFree,
+    "schedule-free Adam": lambda: odeopt.ScheduleFreeAdam(0.8, 0.5, 1.3, 0.2, 0.4),
     "L2 on Adam": lambda: odeopt.L2Regularised(odeopt.Adam(epsilon=0.1), 0.3),
     "restarted": lambda: odeopt.AdaptiveRestart(odeopt.HeavyBall(friction=0.1)),
     "in another time": lambda: odeopt.Rescaled(odeopt.HeavyBall(friction=0.7), speed),

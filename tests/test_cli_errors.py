@@ -14,7 +14,7 @@ from test_cli import MY_FLOW, read_csv, run, table_of, train
 
 import odeopt
 import odeopt.plot
-from odeopt._experiment import energy_verdict
+from odeopt._cli.energy import energy_verdict
 
 BROKEN = {
     "syntax.py": ("class MyFlow(", "SyntaxError"),
@@ -344,7 +344,7 @@ def test_ctrl_c_keeps_the_best_model_so_far(tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-@pytest.mark.parametrize("place", ["odeopt._experiment.scores", "odeopt.cli.record", "odeopt.plot.run"])
+@pytest.mark.parametrize("place", ["odeopt._experiment.scores", "odeopt._cli.run.record", "odeopt.plot.run"])
 def test_ctrl_c_after_the_last_step_does_not_lose_the_run(tmp_path, monkeypatch, place):
     module, name = place.rsplit(".", 1)
     original, pressed = getattr(sys.modules[module], name), once(press)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import typer
 from rich.console import Console
 
+from .._checkpoint import CheckpointError
 from .._experiment import OptionError
 from .._named import NamingError
 from .._run_folder import RunFolderError
@@ -25,6 +26,6 @@ def messages() -> Iterator[None]:
     """Errors that the user can mend, as one paragraph on stderr and exit code 2."""
     try:
         yield
-    except (DataError, NamingError, OptionError, RunFolderError) as error:
+    except (CheckpointError, DataError, NamingError, OptionError, RunFolderError) as error:
         err_console.print(f"odeopt: {error}", soft_wrap=True, markup=False)
         raise typer.Exit(USAGE_ERROR) from error

@@ -9,9 +9,12 @@ from pathlib import Path
 import equinox as eqx
 from rich.table import Table
 
-from .._experiment import Experiment, Outcome, energy_verdict, reason
+from .._experiment import Experiment, Outcome, reason
+from .._minibatch import EnergyTournament
 from .._results import RESULTS
+from .._solver import Solver
 from .._tree import size
+from .energy import energy_verdict
 from .messages import FAILED, out_console
 from .predict import SCORES
 
@@ -60,7 +63,7 @@ def summary(experiment: Experiment, outcome: Outcome) -> Table:
     table = Table(
         show_header=False,
         title_justify="left",
-        title=" · ".join(map(name_of, (solver.flow, solver.scheme, solver.controller))),
+        title=" · ".join(map(name_of, _parts(solver))),
     )
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -69,8 +72,8 @@ def summary(experiment: Experiment, outcome: Outcome) -> Table:
         label, form = SCORES[name]
         table.add_row(f"{label}, train", form.format(outcome.train[name]))
         table.add_row(f"{label}, test", form.format(outcome.test[name]))
-    for name in ("accepted", "rejected", "gradients"):
-        table.add_row(name, str(int(solution.stats[name])))
+    for name, count in _counts(outcome).items():
+        table.add_row(name, count)
     table.add_row(
         "time",
         f"{outcome.seconds:.1f} s, of which {outcome.seconds_to_first_step:.1f} s up to the first step (compilation)",
@@ -78,6 +81,20 @@ def summary(experiment: Experiment, outcome: Outcome) -> Table:
     table.add_row("stopped because", reason(experiment.options, solution))
     table.add_row("energy", energy_verdict(outcome.history))
     return table
+
+
+def _parts(solver: Solver | EnergyTournament) -> tuple:
+    if isinstance(solver, EnergyTournament):
+        return solver.flow, solver.scheme, solver
+    return solver.flow, solver.scheme, solver.controller
+
+
+def _counts(outcome: Outcome) -> dict[str, str]:
+    stats = outcome.solution.stats
+    if "windows" not in stats:
+        return {name: str(int(stats[name])) for name in ("accepted", "rejected", "gradients")}
+    kept = f"{stats['windows'] - stats['rolled_back']} kept, {stats['rolled_back']} rolled back"
+    return {"steps": str(stats["steps"]), "windows": kept, "cost": f"that of {stats['cost'] / 3:.2f} epochs, in all"}
 
 
 def exit_code(outcome: Outcome) -> int:

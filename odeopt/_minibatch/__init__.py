@@ -3,6 +3,7 @@
 from .rag import RAG as RAG
 from .rag import RAGL as RAGL
 from .settings import EnergyTournament as EnergyTournament
+from .solution import COLUMNS as COLUMNS
 from .solution import BatchHistory as BatchHistory
 from .solution import BatchSolution as BatchSolution
 from .training import Wishes as Wishes

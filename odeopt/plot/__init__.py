@@ -15,4 +15,5 @@ from ._stability import stability_of_minimum as stability_of_minimum
 from ._stability import stability_region as stability_region
 from ._steps import steps as steps
 from ._tolerance import tolerance_order as tolerance_order
+from ._windows import windows as windows
 from ._work_precision import work_precision as work_precision
