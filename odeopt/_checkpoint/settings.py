@@ -45,7 +45,7 @@ class Checkpoints:
         folder: str | os.PathLike[str],
         *,
         every_steps: int | None = None,
-        every_seconds: float | None = None,
+        every_seconds: float | int | None = None,
         keep: int = 3,
         keep_best: bool = True,
     ):

@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 
 from .._flow.base import AbstractFlow, State
 from .._flow.gradient import GradientFlow
+from .._flow.schedule_free_adam import ScheduleFreeAdam
 from .._objective.oracle import Oracle
 from .._objective.rounds import Rounds
 from .base import AbstractScheme, Trial
@@ -78,6 +79,13 @@ class LinearlyImplicitEuler(AbstractScheme):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"LinearlyImplicitEuler({name}={value!r}): expected a whole number >= 1.")
+
+    def check(self, flow: AbstractFlow) -> None:
+        if isinstance(flow, ScheduleFreeAdam):
+            raise ValueError(
+                "LinearlyImplicitEuler linearises the field at the end of a step, where the average of squares of "
+                "ScheduleFreeAdam would still be the empty one of the start. Use ScheduleFreeStep()."
+            )
 
     def step(
         self, flow: AbstractFlow, t: Array, step_size: Array, state: State, oracle: Oracle, learnt: PyTree = None
