@@ -45,8 +45,10 @@ def split_parameters(y0: PyTree) -> tuple[PyTree, PyTree]:
 
     **Returns:** `(parameters, frozen)`, each with `None` where the other has a leaf; `merge_parameters` joins them.
 
-    **Raises:** `TypeError` for integer or complex parameters, `ValueError` if nothing is left to train.
+    **Raises:** `TypeError` for integer or complex parameters and for models with a state beside their parameters,
+    `ValueError` if nothing is left to train.
     """
+    _refuse_state(y0)
     paths, structure = jax.tree_util.tree_flatten_with_path(y0, is_leaf=_is_module)
     halves = [_split_module(leaf) if _is_module(leaf) else _as_parameter(path, leaf) for path, leaf in paths]
     parameters = jax.tree.unflatten(structure, [half[0] for half in halves])
@@ -55,6 +57,23 @@ def split_parameters(y0: PyTree) -> tuple[PyTree, PyTree]:
         raise ValueError("y0 holds no floating-point array, so there is nothing to train.")
     # Strong dtypes: a weakly typed leaf would change its type after the first step.
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), parameters), frozen
+
+
+def _refuse_state(y0: PyTree) -> None:
+    """Running averages are no function of the parameters: the loss would be another one at both ends of a step."""
+
+    def has_state(node) -> bool:
+        averaging = isinstance(node, eqx.nn.BatchNorm | eqx.nn.SpectralNorm) and not node.inference
+        return averaging or isinstance(node, eqx.nn.State)
+
+    for path, node in jax.tree_util.tree_leaves_with_path(y0, is_leaf=has_state):
+        if has_state(node):
+            raise TypeError(
+                f"y0{jax.tree_util.keystr(path)} is a {type(node).__name__}, whose state changes beside the "
+                "parameters: the loss at both ends of a step would not be the same function. Use layer or group "
+                "normalisation (eqx.nn.LayerNorm, eqx.nn.GroupNorm), or freeze the averages with "
+                "eqx.nn.inference_mode(model) and hold the eqx.nn.State in the loss."
+            )
 
 
 def merge_parameters(parameters: PyTree, frozen: PyTree) -> PyTree:

@@ -338,7 +338,9 @@ def _rounding_level(problem: Problem, before: Snapshot, split: EnergySplit, valu
     rounding = problem.solver.controller.rounding
     if rounding is None:
         return jnp.zeros_like(value)
-    unit = rounding_unit(step.oracle.value_dtype, step.state.position)
+    unit = problem.objective.rounding
+    if unit is None:
+        unit = rounding_unit(step.oracle.value_dtype, step.state.position)
     assert before.blur is not None
     return jnp.abs(split.scaled(rounding * unit * (jnp.abs(before.value) + jnp.abs(value)) + before.blur))
 

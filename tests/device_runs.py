@@ -50,13 +50,13 @@ def evaluations(mesh):
     return results
 
 
-def trained(dtype, mesh, divided):
+def trained(dtype, mesh, divided, steps=40):
     model = eqx.nn.MLP(3, "scalar", 16, 1, activation=jnp.tanh, key=jax.random.key(1), dtype=dtype)
     if divided:
         model = odeopt.shard_parameters(model, mesh)
     data = (X.astype(dtype), TARGET.astype(dtype))
     objective = odeopt.FiniteSum(of_model, data, chunk_size=4, nonnegative=True, mesh=mesh)
-    _, solution = odeopt.train(model, objective, None, max_steps=40, progress=False)
+    _, solution = odeopt.train(model, objective, None, max_steps=steps, progress=False)
     here = solution.state.run.snapshot
 
     def bytes_of_a_device(tree):
@@ -80,4 +80,5 @@ if __name__ == "__main__":
             "eight": trained(dtype, mesh, False),
             "divided": trained(dtype, mesh, True),
         }
+    results["start"] = trained(np.float32, mesh, True, steps=0)["bytes"]
     json.dump(results, sys.stdout)

@@ -83,6 +83,11 @@ def test_divided_parameters_leave_an_eighth_of_everything_on_each_device(found, 
     assert found[dtype]["divided"]["bytes"] == [part, 2 * part, part]
 
 
+def test_memory_is_divided_before_the_first_step(found):
+    """It begins with zeros, which depend on no parameter."""
+    assert found["start"] == found["float32"]["divided"]["bytes"]
+
+
 def test_a_mesh_of_one_device_changes_nothing():
     mesh = odeopt.device_mesh()
     alone, meshed = (odeopt.FiniteSum(lambda y, x: (x @ y) ** 2, jnp.asarray(X), mesh=m) for m in (None, mesh))

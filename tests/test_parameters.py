@@ -223,3 +223,13 @@ def test_inner_products_of_half_precision_are_accumulated_in_single():
 def test_casting_leaves_integers_and_objects_alone():
     cast = cast_floating((jnp.ones(1), jnp.arange(2), "name", None), jnp.float32)
     assert (cast[0].dtype, cast[1].dtype, cast[2], cast[3]) == (jnp.float32, jnp.arange(2).dtype, "name", None)
+
+
+def test_models_whose_state_changes_beside_the_parameters_are_refused():
+    """Remedy 12: both ends of a step are to be judged by the same function."""
+    model, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(3, axis_name="batch", mode="ema")
+    for model_with_state in ([eqx.nn.Linear(2, 3, key=jax.random.key(0)), model], {"state": state, "x": jnp.ones(2)}):
+        with pytest.raises(TypeError, match=r"changes beside the parameters.*Use layer or group"):
+            split_parameters(model_with_state)
+    frozen = eqx.nn.inference_mode([eqx.nn.Linear(2, 3, key=jax.random.key(0)), model])
+    assert len(jax.tree.leaves(split_parameters(frozen)[0])) == 4

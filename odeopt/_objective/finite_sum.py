@@ -17,8 +17,10 @@ from jax.core import Tracer
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
+from .._tree import cast_floating
 from .accurate_sum import Sum, accurate_sum, nothing_yet
 from .chunked import check_samples
+from .noise import relative_noise
 from .objective import AbstractObjective
 from .sharded import (
     Layout,
@@ -71,6 +73,11 @@ class FiniteSum(AbstractObjective):
         processes `data` and `weights` are the examples of this process, and N those of all. Parameters are whole on
         every device, or divided among them by `odeopt.shard_parameters`.
 
+    - `compute_dtype`: mixed precision, such as `jnp.bfloat16`: parameters and examples are rounded to it for the loss,
+        and losses are added up in float32; the parameters that are trained, gradients and memory keep their own type.
+        How much of a value is rounding is then measured when a run begins, and decisions allow for it. Not for a loss
+        that returns the mean of a batch.
+
     **Raises:** `ValueError` or `TypeError` for arguments that do not go together, and when a run begins for a loss that
     returns something else.
 
@@ -96,6 +103,8 @@ class FiniteSum(AbstractObjective):
     nonnegative: bool = eqx.field(static=True, default=False)
     has_aux: bool = eqx.field(static=True, default=False)
     mesh: Mesh | None = eqx.field(static=True, default=None)
+    compute_dtype: Any = eqx.field(static=True, default=None)
+    noise: Array | None = None  # relative, of `compute_dtype`, measured when a run begins
     layout: Layout | None = eqx.field(static=True, default=None)  # of the parameters, when a run begins
 
     def __post_init__(self):
@@ -115,6 +124,8 @@ class FiniteSum(AbstractObjective):
         if not isinstance(self.data, Streamed):
             check_samples("FiniteSum(...): data", self.data)
         _check_weights(self.weights, self.count)
+        if self.compute_dtype is not None and not jnp.issubdtype(self.compute_dtype, jnp.floating):
+            raise ValueError(f"FiniteSum(compute_dtype={self.compute_dtype!r}): expected jnp.bfloat16, say.")
         for name in ("chunk_size", "memory"):
             value = getattr(self, name)
             if not (isinstance(value, int) and value >= 1) and not (name == "chunk_size" and value is None):
@@ -139,7 +150,15 @@ class FiniteSum(AbstractObjective):
         return "linearised" if self.chunk_size is not None and self.chunk_size >= self.count else "lazy"
 
     def fitted(self, parameters: PyTree) -> "FiniteSum":
-        return replace(self, chunk_size=self._chunk_size(parameters), layout=self._layout(parameters))
+        fitted = replace(self, chunk_size=self._chunk_size(parameters), layout=self._layout(parameters))
+        if self.compute_dtype is None:
+            return fitted
+        spacing = float(jnp.finfo(self.compute_dtype).eps)
+        return replace(fitted, noise=relative_noise(fitted.value, parameters, spacing))
+
+    @property
+    def rounding(self) -> Array | None:
+        return self.noise
 
     def placed(self, tree: PyTree) -> PyTree:
         return tree if self.layout is None else self.layout.placed(tree)
@@ -267,6 +286,8 @@ class FiniteSum(AbstractObjective):
         return None if self.weights is None else jax.lax.dynamic_slice_in_dim(self.weights, start, length)
 
     def _call(self, parameters: PyTree, batch: PyTree):
+        if self.compute_dtype is not None:
+            parameters, batch = (cast_floating(tree, self.compute_dtype) for tree in (parameters, batch))
         if self.per_example:
             return jax.vmap(lambda example: self.loss(parameters, example))(batch)
         return self.loss(parameters, batch)
@@ -277,6 +298,11 @@ class FiniteSum(AbstractObjective):
         losses = jnp.asarray(returned[0] if self.has_aux else returned)
         length = jax.tree.leaves(batch)[0].shape[0]
         _check_losses(losses, length, self.weights is not None, self.per_example)
+        if self.compute_dtype is not None and losses.ndim == 0:
+            raise ValueError(
+                f"FiniteSum(compute_dtype={jnp.dtype(self.compute_dtype).name}): the loss returns the mean of a batch, "
+                "which has lost digits already. Return one loss for each example, shape (n,), or pass per_example=True."
+            )
         losses = losses.astype(jnp.promote_types(losses.dtype, jnp.float32))
         if losses.ndim == 0:
             return length * losses[None]

@@ -67,6 +67,11 @@ class AbstractObjective(eqx.Module):
         """
         return self.value(parameters)
 
+    @property
+    def rounding(self) -> Array | None:
+        """What rounding does to a value, relative to it; `None`: what its type says."""
+        return None
+
     def fitted(self, parameters: PyTree) -> "AbstractObjective":
         """The objective with what it leaves open chosen for parameters like these, when a run begins."""
         return self
@@ -141,6 +146,10 @@ class PartialObjective(AbstractObjective):
     @property
     def stops_early(self) -> bool:
         return self.full.stops_early
+
+    @property
+    def rounding(self) -> Array | None:
+        return self.full.rounding
 
     def placed(self, tree: PyTree) -> PyTree:
         return self.full.placed(tree)
