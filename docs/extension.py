@@ -26,7 +26,7 @@ def on_page_markdown(markdown: str, **_) -> str:
     `{{ Class.parameter }}` is a default, `{{ module:CONSTANT }}` a number, `{{ results }}` the table of results,
     `{{ all AbstractFlow }}` the reference of every concrete flow, `{{ options train }}` the table of the
     options of a command, `{{ catalogue flows float64 }}` a table of benchmarks/catalogue.py,
-    `{{ curvature pinns }}` one of benchmarks/curvature.py, and `{{ readme }}` the text of README.md.
+    `{{ curvature pinns }}` one of benchmarks/curvature.py, `{{ data minibatch }}` one of benchmarks/data.py, and `{{ readme }}` the text of README.md.
     """
     return re.sub(r"\{\{ (.+?) \}\}", lambda match: _text(match[1]), markdown)
 
@@ -44,6 +44,9 @@ def _text(name: str) -> str:
     if name.startswith("curvature "):
         results = json.loads(Path("benchmarks/results/curvature.json").read_text(encoding="utf-8"))
         return runpy.run_path("benchmarks/_curvature_tables.py")[name.removeprefix("curvature ")](results)
+    if name.startswith("data "):
+        results = json.loads(Path("benchmarks/results/data.json").read_text(encoding="utf-8"))
+        return runpy.run_path("benchmarks/_data_tables.py")[name.removeprefix("data ")](results)
     if name.startswith("all "):
         kind = PUBLIC[name.removeprefix("all ")]
         return "\n\n".join(f"::: odeopt.{key}" for key, cls in PUBLIC.items() if _is_concrete(cls, kind))
