@@ -32,7 +32,7 @@ def of_examples(experiment: Experiment, function: Callable) -> Callable:
 
 
 def objective_of(experiment: Experiment, data: PyTree) -> tuple[Any, PyTree]:
-    """What `odeopt.train` takes as loss and data: the mean over all examples at once where that is cheap.
+    """What `odeopt.train` takes as loss and data.
 
     No loss of the command line is negative: a pass over chunks may end where a trial is sure to be rejected.
     """
@@ -47,9 +47,4 @@ def objective_of(experiment: Experiment, data: PyTree) -> tuple[Any, PyTree]:
         # Copied, so that the rest can go.
         own = jax.tree.map(lambda leaf: np.asarray(leaf)[share].copy(), data)
         return FiniteSum(each, own, chunk_size=size, nonnegative=True, mesh=device_mesh()), None
-    chunked = FiniteSum(each, data, chunk_size=size, nonnegative=True)
-    fitting = chunked.fitted(network).chunk_size
-    assert fitting is not None
-    if fitting < chunked.count:
-        return chunked, None
-    return of_examples(experiment, experiment.loss.mean), data
+    return FiniteSum(each, data, chunk_size=size, nonnegative=True), None

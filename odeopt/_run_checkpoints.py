@@ -9,6 +9,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import PyTree
 
 from ._checkpoint import (
@@ -23,6 +24,7 @@ from ._checkpoint import (
 )
 from ._course import begin, begin_again, best_of
 from ._minimise import check_same_numbers
+from ._objective import FiniteSum, Streamed
 from ._record import empty_record
 from ._relay import Relay, RelayProblem
 from ._results import RUNNING
@@ -65,7 +67,7 @@ class RunCheckpoints:
         self._about = {
             "parameters": described_leaves(parameters, "parameters"),
             "model": described(problem.objective.frozen, "model"),
-            "data": described(data, "data" if not isinstance(data, eqx.Module) else "objective"),
+            "data": _described_data(data),
             "solver": described(problem.solver, "solver"),
             "history": {"history": repr(history)},
             "metrics": {"metrics": ", ".join(board.names[1:]) or "none"},
@@ -145,7 +147,7 @@ class RunCheckpoints:
             return run, problem.solver, starting_point(run)
 
         # The sharding of a run over several devices is not known before one has been made.
-        make = eqx.filter_jit(beginning) if _is_spread(self._parameters) else _shape_of(beginning)
+        make = eqx.filter_jit(beginning) if _is_on_mesh((self._problem, self._parameters)) else _shape_of(beginning)
         run, solver, first = make(self._problem, self._parameters)
         history = None
         if self._history is not None:
@@ -177,6 +179,22 @@ def run_checkpoints(
         yield None if autosave is None else RunCheckpoints(autosave, problem, *parts)
 
 
+def _described_data(data: PyTree) -> dict[str, str]:
+    """The kinds of the examples and their number, wherever they are: a run goes on with other chunks, and on another
+    number of devices and processes."""
+    if isinstance(data, FiniteSum) and not isinstance(data.data, Streamed):
+        count, examples = data.real_count, data.data
+    elif isinstance(data, eqx.Module):
+        return described(data, "objective")
+    else:
+        count, examples = len(jax.tree.leaves(data)[0]), data
+    leaves = jax.tree_util.tree_leaves_with_path(examples)
+    return {
+        f"data{jax.tree_util.keystr(path)}": f"{count} examples of shape {leaf.shape[1:]} {leaf.dtype}"
+        for path, leaf in leaves
+    }
+
+
 @eqx.filter_jit
 def _taken_up(problem: Problem | RelayProblem, run: Run | Relay) -> Run | Relay:
     return begin_again(problem, run)
@@ -193,9 +211,11 @@ def _shape_of(function):
     return lambda *arguments: eqx.filter_eval_shape(function, *arguments)
 
 
-def _is_spread(tree: PyTree) -> bool:
-    """Whether some array lives on several devices."""
-    return any(len(leaf.sharding.device_set) > 1 for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array))
+def _is_on_mesh(tree: PyTree) -> bool:
+    """Whether some array lies on a mesh, so that the arrays of a run do too."""
+    return any(
+        isinstance(leaf.sharding, NamedSharding) for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)
+    )
 
 
 def _numbers(tree: PyTree) -> dict[str, str]:

@@ -5,11 +5,10 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Literal
 from jaxtyping import Array, PyTree
 
 from ._flow.base import AbstractFlow, State
-from ._objective.dependence import depends_on_arguments
+from ._objective.dependence import depends_on_arguments, literal_result
 from ._objective.oracle import Oracle, reads
 from ._stop import Stop
 from ._tree import vdot
@@ -61,8 +60,7 @@ def split_energy(flow: AbstractFlow, t: Array, state: State, oracle: Oracle, dty
     jaxpr = jax.make_jaxpr(derivative)(value).jaxpr
     if not depends_on_arguments(jaxpr):
         rest = energy(jnp.zeros_like(value)).astype(dtype)
-        is_one = isinstance(jaxpr.outvars[0], Literal) and jaxpr.outvars[0].val == 1
-        return EnergySplit(None if is_one else derivative(value).astype(dtype), rest)
+        return EnergySplit(None if literal_result(jaxpr) == 1 else derivative(value).astype(dtype), rest)
     slope = derivative(value)
     return EnergySplit(slope.astype(dtype), (energy(value) - slope * value).astype(dtype))
 

@@ -1,5 +1,7 @@
 """Whether the result of a traced function depends on its arguments at all."""
 
+from typing import Any
+
 from jax.extend.core import Jaxpr, Literal
 
 
@@ -18,3 +20,19 @@ def depends_on_arguments(jaxpr: Jaxpr) -> bool:
         if any(map(is_dependent, equation.invars)):
             dependent.update(equation.outvars)
     return any(map(is_dependent, jaxpr.outvars))
+
+
+# What puts a number where others are, and leaves it as it is.
+PLACEMENTS = ("reshard",)
+
+
+def literal_result(jaxpr: Jaxpr) -> Any:
+    """The number that a traced function returns if it stands in its program as such, or `None`."""
+    (result,) = jaxpr.outvars
+    made_by = {variable: equation for equation in jaxpr.eqns for variable in equation.outvars}
+    while not isinstance(result, Literal):
+        equation = made_by.get(result)
+        if equation is None or equation.primitive.name not in PLACEMENTS:
+            return None
+        (result,) = equation.invars
+    return result.val

@@ -12,14 +12,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from .._tree import cast_floating
 from .accurate_sum import Sum, accurate_sum, nothing_yet
 from .chunked import check_samples
+from .losses import check_losses, check_weights
 from .noise import relative_noise
 from .objective import AbstractObjective
 from .sharded import (
@@ -123,7 +122,7 @@ class FiniteSum(AbstractObjective):
             raise TypeError(f"FiniteSum(loss={self.loss!r}): expected a function loss(y, batch).")
         if not isinstance(self.data, Streamed):
             check_samples("FiniteSum(...): data", self.data)
-        _check_weights(self.weights, self.count)
+        check_weights(self.weights, self.count)
         if self.compute_dtype is not None and not jnp.issubdtype(self.compute_dtype, jnp.floating):
             raise ValueError(f"FiniteSum(compute_dtype={self.compute_dtype!r}): expected jnp.bfloat16, say.")
         for name in ("chunk_size", "memory"):
@@ -135,6 +134,13 @@ class FiniteSum(AbstractObjective):
     def count(self) -> int:
         """The number of examples, N."""
         return self.data.count if isinstance(self.data, Streamed) else jax.tree.leaves(self.data)[0].shape[0]
+
+    @property
+    def real_count(self) -> int:
+        """Without those that devices are filled up with."""
+        if self.mesh is None or self.weights is None:
+            return self.count
+        return int(jnp.sum(self.weights != 0))
 
     @property
     def _each(self) -> int:
@@ -233,7 +239,7 @@ class FiniteSum(AbstractObjective):
 
     def _chunk_size(self, parameters: PyTree) -> int:
         if self.chunk_size is not None:
-            return min(self.chunk_size, self.count)
+            return min(self.chunk_size, self._each)
         least = math.ceil(self._each / self._affordable(parameters))
         # A last chunk of another size would be compiled for itself.
         even = next((chunks for chunks in range(least, 2 * least) if self._each % chunks == 0), least)
@@ -297,7 +303,7 @@ class FiniteSum(AbstractObjective):
         returned = self._call(parameters, batch)
         losses = jnp.asarray(returned[0] if self.has_aux else returned)
         length = jax.tree.leaves(batch)[0].shape[0]
-        _check_losses(losses, length, self.weights is not None, self.per_example)
+        check_losses(losses, length, self.weights is not None, self.per_example)
         if self.compute_dtype is not None and losses.ndim == 0:
             raise ValueError(
                 f"FiniteSum(compute_dtype={jnp.dtype(self.compute_dtype).name}): the loss returns the mean of a batch, "
@@ -398,39 +404,3 @@ def _weighted_sum(aux: Array, weights: Array | None, length: int) -> Array:
     if aux.ndim == 0:
         return aux * (length if weights is None else jnp.sum(weights))
     return jnp.sum(aux, axis=0) if weights is None else jnp.tensordot(weights, aux, axes=1)
-
-
-def _check_losses(losses: Array, length: int, weighted: bool, per_example: bool) -> None:
-    """**Raises:** `TypeError` or `ValueError` for what cannot be the losses of `length` examples."""
-    if not jnp.issubdtype(losses.dtype, jnp.floating):
-        raise TypeError(f"the loss of a FiniteSum must be floating point; it returned dtype {losses.dtype}.")
-    if losses.shape == (length,):
-        return
-    if per_example:
-        raise ValueError(f"loss(y, example) must return a scalar; it returned the shape {losses.shape[1:]}.")
-    if losses.ndim > 0:
-        raise ValueError(
-            f"loss(y, batch) must return a mean, or one loss for each of n examples, shape (n,); for n = {length} it "
-            f"returned the shape {losses.shape}."
-        )
-    if weighted:
-        raise ValueError(
-            "FiniteSum(weights=...): the loss returns the mean of a batch, whose examples can no longer be weighted. "
-            "Return one loss for each example, shape (n,), or pass per_example=True. (Examples that do not divide "
-            "evenly among the devices of a mesh are filled up with weight 0.)"
-        )
-
-
-def _check_weights(weights: Array | None, count: int) -> None:
-    if weights is None:
-        return
-    if getattr(weights, "shape", None) != (count,):
-        raise ValueError(
-            f"FiniteSum(weights=...): expected one weight for each of the {count} examples, shape ({count},); got "
-            f"{getattr(weights, 'shape', weights)}."
-        )
-    if isinstance(weights, Tracer) or not getattr(weights, "is_fully_addressable", True):
-        return
-    known = np.asarray(weights, float)
-    if not (np.all(known >= 0) and 0 < np.sum(known) < np.inf):
-        raise ValueError("FiniteSum(weights=...): expected finite weights >= 0 that are not all 0.")
