@@ -173,7 +173,7 @@ def train(
     if processes > 1 and not is_member():
         raise typer.Exit(run_together(processes))
     options = Options(
-        flow=flow or ("Adam" if batch is None else "ScheduleFreeAdam"),
+        flow=("Adam" if batch is None else "ScheduleFreeAdam") if flow is None else flow,
         scheme=scheme,
         controller=controller,
         model=model,

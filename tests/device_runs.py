@@ -45,6 +45,8 @@ def evaluations(mesh):
         }
     signed = odeopt.FiniteSum(lambda y, x: y[0] * x[:, 0], X, chunk_size=4, nonnegative=True, mesh=mesh)
     results["signed"] = float(signed.value_until(jnp.asarray(Y), lambda bound: bound > -1e9))
+    large = odeopt.FiniteSum(lambda y, x: (x @ y) ** 2, X, chunk_size=1000, nonnegative=True, mesh=mesh)
+    results["one chunk"] = float(large.value(jnp.asarray(Y)))
     even = odeopt.FiniteSum(lambda y, x: jnp.mean((x @ y) ** 2), X[:200], chunk_size=4, mesh=mesh)
     results["mean of a batch"] = float(even.value(jnp.asarray(Y)))
     return results

@@ -68,6 +68,25 @@ def interrupt_after(trials):
 # The run
 
 
+@pytest.mark.parametrize("mesh", [None, "devices"])
+def test_a_run_on_a_sum_in_chunks_is_resumed_as_it_was(folder, mesh):
+    def losses(model, batch):
+        x, y = batch
+        return jnp.sum((jax.vmap(model)(x) - y) ** 2, axis=1)
+
+    def run(folder=None, **options):
+        on = odeopt.device_mesh() if mesh else None
+        objective = odeopt.FiniteSum(losses, DATA, chunk_size=4, nonnegative=True, mesh=on)
+        checkpoints = None if folder is None else odeopt.Checkpoints(folder)
+        model, data = network(), None
+        return odeopt.train(
+            model, objective, data, ADAM, stop=ENDLESS, progress=False, checkpoints=checkpoints, **options
+        )
+
+    run(folder, max_steps=7)
+    assert_the_same(run(folder, max_steps=20, resume=True), run(max_steps=20))
+
+
 @pytest.mark.parametrize(
     "options",
     [{}, {"history": None}, {"history": "states"}, {"solver": SEQUENCE, "max_steps": 250}],

@@ -362,8 +362,8 @@ def test_ctrl_c_after_the_last_step_does_not_lose_the_run(tmp_path, monkeypatch,
 
 def test_second_ctrl_c_ends_the_program_at_once(tmp_path):
     code = (
-        "import os, signal, sys, odeopt.cli as cli\n"
-        f"cli.record = lambda *_: [{PRESS}, {PRESS}]\n"
+        "import os, signal, sys, odeopt.cli as cli, odeopt._cli.run as run\n"
+        f"run.record = lambda *_: [{PRESS}, {PRESS}]\n"
         "sys.argv = 'odeopt train --hidden 4 --max-steps 3 --out run'.split()\n"
         "cli.main()\n"
     )

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +102,18 @@ def test_damaged_options_of_a_run_are_named(tmp_path):
     outcome = run("resume", tmp_path / "run")
     assert outcome.exit_code == 2
     assert "options.json is damaged" in outcome.stderr.replace("\n", " ")
+
+
+def test_a_run_of_two_processes_goes_on_in_one(tmp_path):
+    """Sums are made in another order: the same decisions, and the same numbers up to rounding."""
+    assert train(tmp_path / "one", steps=16).exit_code == 0
+    command = [sys.executable, "-m", "odeopt", "train", "--hidden", "6", "--max-steps", "8", "--out", tmp_path / "two"]
+    command += ["--quiet", "--checkpoint", "1000", "--processes", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    outcome = run("resume", tmp_path / "two", "--max-steps", "16", "--quiet")
+    assert outcome.exit_code == 0, outcome.output
+    one, two = (json.loads((tmp_path / name / "config.json").read_text())["result"] for name in ("one", "two"))
+    assert one["stats"] == two["stats"]
+    # float32: 2^-23 for each of some hundred operations that follow one another in sixteen steps.
+    np.testing.assert_allclose(one["loss"], two["loss"], rtol=1e-4)

@@ -88,6 +88,10 @@ def test_memory_is_divided_before_the_first_step(found):
     assert found["start"] == found["float32"]["divided"]["bytes"]
 
 
+def test_a_chunk_may_be_larger_than_the_share_of_a_device(found):
+    np.testing.assert_allclose(found["evaluations"]["one chunk"], np.mean((X @ Y) ** 2), rtol=1e-12)
+
+
 def test_a_mesh_of_one_device_changes_nothing():
     mesh = odeopt.device_mesh()
     alone, meshed = (odeopt.FiniteSum(lambda y, x: (x @ y) ** 2, jnp.asarray(X), mesh=m) for m in (None, mesh))

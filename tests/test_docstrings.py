@@ -32,7 +32,20 @@ NAMES = {
 }
 # Data and results: what is read off them stands in the examples of the functions that return them.
 RETURNED = {
-    *("Attempt", "Damping", "DecayBound", "History", "Oracle", "Predictor", "Progress", "RESULTS", "Solution", "State"),
+    *(
+        "Attempt",
+        "BatchHistory",
+        "BatchSolution",
+        "Damping",
+        "DecayBound",
+        "History",
+        "Oracle",
+        "Predictor",
+        "Progress",
+        "RESULTS",
+        "Solution",
+        "State",
+    ),
     *("Tolerance", "Trial", "Verdict", "InaccurateReferenceError", "Reference", "Report", "ConvergenceOrder"),
     *("DecayRate", "EdgeOfStability", "EnergyAudit", "Equivalence", "Stability", "StabilityOfMinimum"),
     *("StabilityRegion", "StepAudit", "ToleranceOrder", "WorkPrecision", "NotSavedError"),
