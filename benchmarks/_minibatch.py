@@ -99,17 +99,18 @@ class Images:
     def tournament(self, batch: int, seed: int) -> dict:
         """A run whose cost ends it; its losses where a window comes nearest to each number of epochs."""
         losses, left, spent = [], list(self._epochs), [0.0]
+        # Windows of as many examples, so that large batches are looked at as often.
+        window = min(256, max(1, 256 * BATCH // batch))
+        half = 0.5 * EPOCH * window * batch / len(self.data[0])
 
         def look(report):
             began = time.monotonic()
-            while left and report.stats["cost"] >= EPOCH * left[0] - 0.5 * EPOCH * 256 * batch / len(self.data[0]):
+            while left and report.stats["cost"] >= EPOCH * left[0] - half:
                 losses.append(float(self._loss(report.best(), self.data)))
                 left.pop(0)
             spent[0] += time.monotonic() - began
             return not left
 
-        # Windows of as many examples, so that large batches are looked at as often.
-        window = min(256, max(1, 256 * BATCH // batch))
         settings = odeopt.EnergyTournament(batch=batch, window=window, probe=5120, seed=seed)
         began = time.monotonic()
         model, solution = odeopt.train(

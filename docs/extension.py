@@ -26,7 +26,8 @@ def on_page_markdown(markdown: str, **_) -> str:
     `{{ Class.parameter }}` is a default, `{{ module:CONSTANT }}` a number, `{{ results }}` the table of results,
     `{{ all AbstractFlow }}` the reference of every concrete flow, `{{ options train }}` the table of the
     options of a command, `{{ catalogue flows float64 }}` a table of benchmarks/catalogue.py,
-    `{{ curvature pinns }}` one of benchmarks/curvature.py, `{{ data minibatch }}` one of benchmarks/data.py, and `{{ readme }}` the text of README.md.
+    `{{ curvature pinns }}` one of benchmarks/curvature.py, `{{ data minibatch }}` one of
+    benchmarks/data.py, and `{{ readme }}` the text of README.md.
     """
     return re.sub(r"\{\{ (.+?) \}\}", lambda match: _text(match[1]), markdown)
 
