@@ -346,3 +346,12 @@ def test_every_step_drops_other_inputs():
 def test_what_cannot_work_is_refused(make, error, words, as_installed):
     with pytest.raises(error, match=words):
         make()
+
+
+@pytest.mark.parametrize("row", [0, 437])
+def test_a_row_that_is_no_number_is_named(row):
+    """Whether it is one of the probe, so that the run cannot begin, or only one of those that steps see."""
+    inputs = INPUTS.copy()
+    inputs[row, 2] = np.nan
+    _, solution = trained(EnergyTournament(batch=200, window=8, probe=300), 400, data=(jnp.asarray(inputs), DATA[1]))
+    assert f"data[0] row {row} holds NaN" in str(solution)

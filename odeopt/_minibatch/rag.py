@@ -150,6 +150,11 @@ class SplitRun:
         self.start = Point(State(self.position, memory), jnp.zeros_like(memory.factor))
 
     @property
+    def key(self) -> None:
+        """What the loss takes a key from: it takes none."""
+        return None
+
+    @property
     def window_steps(self) -> int:
         return self.settings.batches
 

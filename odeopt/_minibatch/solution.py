@@ -40,6 +40,8 @@ class BatchSolution(eqx.Module):
     - `history`: a `BatchHistory`, or `None`.
     - `step_size`: what the next window would have been made with.
     - `metrics`: as in `Solution`, with the number of steps as `trials`.
+    - `note`: what was found not to be finite, in the data or in the loss of an example, where a run could not begin or
+        could keep no window; otherwise `None`.
     """
 
     value: PyTree
@@ -49,6 +51,7 @@ class BatchSolution(eqx.Module):
     history: BatchHistory | None
     step_size: float
     metrics: dict[str, np.ndarray] | None = None
+    note: str | None = eqx.field(static=True, default=None)
 
     def __str__(self) -> str:
         return self.describe()
@@ -63,6 +66,8 @@ class BatchSolution(eqx.Module):
                 "No step size lowers the energy on the probe: the start is as good as batches of this size can make "
                 "it, or the gradient of the loss is not that of its value."
             )
+        if self.note is not None:
+            sentence = f"{sentence} {self.note}"
         return (
             f"{sentence} The loss on the probe is {self.loss:.6g}, the step size {self.step_size:.3g}, after "
             f"{stats['windows'] - stats['rolled_back']} windows that were kept and {stats['rolled_back']} that were "

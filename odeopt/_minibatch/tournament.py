@@ -57,6 +57,11 @@ class Tournament:
         self.costs.count(min(BATCH, count), *self._passes)
 
     @property
+    def key(self) -> Array | None:
+        """What the energy is measured with, of a loss that takes a key."""
+        return _energy_key(self.stepper)
+
+    @property
     def window_steps(self) -> int:
         return self.settings.window
 
@@ -141,8 +146,12 @@ class _Runner:
 
 @eqx.filter_jit
 def _energy(stepper: Stepper, position: PyTree, probe: PyTree) -> Array:
-    key = jax.random.fold_in(stepper.key, jnp.asarray(ENERGY_KEY, jnp.uint32)) if stepper.keyed else None
-    return PartialObjective(FiniteSum(KeyedLoss(stepper.loss, key), probe), stepper.frozen).value(position)
+    loss = KeyedLoss(stepper.loss, _energy_key(stepper))
+    return PartialObjective(FiniteSum(loss, probe), stepper.frozen).value(position)
+
+
+def _energy_key(stepper: Stepper) -> Array | None:
+    return jax.random.fold_in(stepper.key, jnp.asarray(ENERGY_KEY, jnp.uint32)) if stepper.keyed else None
 
 
 def _passes_of_a_step(stepper: Stepper, point: Point, batch: PyTree) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 
 from .._checkpoint import Checkpoints, NotSavedError
 from .._interruption import interruption
-from .._objective import Streamed
+from .._objective import FiniteSum, Streamed, first_nonfinite
 from .._parameters import merge_parameters, split_parameters
 from .._progress import Progress, draw, progress_bar
 from .._results import RESULTS, RUNNING, code, from_code
@@ -24,7 +24,11 @@ from .rag import RAG, SplitRun
 from .settings import EnergyTournament
 from .solution import BatchHistory, BatchSolution
 from .standing import Method, Standing, batch_checkpoints
+from .steps import KeyedLoss
 from .tournament import ROLLED_BACK
+
+# Ends that data may be the reason of.
+FRUITLESS = (code(RESULTS.nonfinite_start), code(RESULTS.step_underflow))
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ def _play(tournament: Method, standing: Standing, left: int) -> None:
 
 def _verdict(tournament: Method, standing: Standing, stop: Stop | None) -> int:
     """Why the run ends here, or `RUNNING`."""
-    if standing.result in (code(RESULTS.nonfinite_start), code(RESULTS.step_underflow)):
+    if standing.result in FRUITLESS:
         return standing.result
     if standing.place.rolled_back >= ROLLED_BACK:
         return code(RESULTS.step_underflow)
@@ -152,15 +156,21 @@ def _report(tournament: Method, standing: Standing, board: Scoreboard, elapsed: 
 def _concluded(tournament: Method, standing: Standing, board: Scoreboard, history: str | None) -> BatchSolution:
     """What is handed back."""
     place, result = standing.place, standing.result
+    model = merge_parameters(place.point.state.position, tournament.frozen)
+    note = None
+    if result in FRUITLESS:
+        whole = FiniteSum(KeyedLoss(tournament.loss, tournament.key), tournament.examples.all)
+        note = first_nonfinite(whole, model, "data")
     board.evaluate(place.point.state.position, place.step)
     steps, step_size, energy, kept = standing.array.T
     windows = BatchHistory(steps.astype(int), step_size, energy, kept.astype(bool), standing.start)
     return BatchSolution(
-        value=merge_parameters(place.point.state.position, tournament.frozen),
+        value=model,
         loss=float(place.energy),
         result=from_code(np.asarray(code(RESULTS.max_steps_reached) if result == RUNNING else result)),
         stats=_stats(tournament, standing),
         history=None if history is None else windows,
         step_size=float(place.step_size),
         metrics=board.table(),
+        note=note,
     )
