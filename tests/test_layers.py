@@ -116,8 +116,8 @@ def fresh_python(code: str):
 def test_importing_switches_no_precision_on_and_loads_nothing_heavy():
     found = fresh_python(
         "import sys, json, odeopt, jax\n"
-        "heavy = [name for name in ('matplotlib', 'typer', 'sklearn', 'rich', 'sif2jax') if name in sys.modules]\n"
-        "print(json.dumps({'x64': jax.config.jax_enable_x64, 'heavy': heavy}))"
+        "heavy = {'matplotlib', 'typer', 'sklearn', 'rich', 'sif2jax', 'orbax', 'grain'} & set(sys.modules)\n"
+        "print(json.dumps({'x64': jax.config.jax_enable_x64, 'heavy': sorted(heavy)}))"
     )
     assert found == {"x64": False, "heavy": []}
 
