@@ -191,7 +191,7 @@ FIRST_DIFFERENCES = {
     ),
     "data": (
         {"data": (X[1:], DATA[1][1:])},
-        r"data\[0\]: the checkpoint has shape \(40, 1\) float32, this run shape \(39, 1\)",
+        r"data\[0\]: the checkpoint has 40 examples of shape \(1,\) float32, this run 39 examples",
     ),
     "history": ({"history": None}, "history: the checkpoint has 'scalars', this run None"),
     "metrics": ({"metrics": {"loss": loss}}, "metrics: the checkpoint has none, this run train/loss"),
