@@ -30,7 +30,7 @@ class ArrayWriter:
     def __init__(self):
         ocp = orbax()
         # Few files however many arrays; uncompressed, because random digits of floats shrink by 8 % for twice the time
-        # (benchmarks/_checkpointing.py).
+        # (160 MB: 0.65 to 0.85 s in place of 0.3 to 0.5 s).
         self._checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_compression=False))
         self._arguments = ocp.args.PyTreeSave
 
