@@ -98,8 +98,8 @@ class RAGL(RAG):
 
     Each step follows \(\nabla R(\tilde\theta) + \nabla R_i(\theta) - \nabla R_i(\tilde\theta)\), where
     \(\tilde\theta\) is the point at which the epoch began. In place of \(2m - 1\) stands \(4m - 1\). An epoch costs
-    three gradients of all examples, and memory is that of two gradients and the iterate. (That the iterate is stored where an epoch begins is
-    odeopt's reading of the method.)
+    three gradients of all examples, and memory is that of two gradients and the iterate. (That it is stored where an
+    epoch begins is odeopt's reading of the method.)
 
     **Arguments:** as for `RAG`. **Raises:** `ValueError` for a constant out of range. Source: Bensaid, Poëtte and
     Turpault, on rebalanced splitting of finite sums.
